@@ -1,0 +1,1 @@
+"""The blocks that fields are built of."""
