@@ -18,7 +18,7 @@ A method's published convention is converted at that method's edge, with the fun
 """
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,14 +29,15 @@ ORTHONORMAL_TOLERANCE = 1e-3
 FLIP_YZ = (1.0, -1.0, -1.0, 1.0)                              # OpenGL axes (y up, z backwards) <-> OpenCV axes
 
 
-class Cameras(NamedTuple):
+@dataclass(frozen=True)
+class Cameras:
     """N cameras of one kind: cam2world (N, 4, 4), intrinsics (N, 3, 3) in picture sizes."""
 
     cam2world: Tensor
     intrinsics: Tensor
     orthographic: bool = False
 
-    def __len__(self) -> int:                                 # cameras, not fields
+    def __len__(self) -> int:
         return self.cam2world.shape[0]
 
     def pick(self, index) -> Cameras:
