@@ -1,0 +1,47 @@
+"""What a trained SOF says: labels and depth from any camera."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from common.cameras import Cameras
+from common.layers.hyper import Layers
+from common.rays import camera_rays, unproject, z_depth
+from common.render import Shoot, render
+from sof.model import SOF
+
+
+def shooter(model: SOF, scene: Layers, scores: bool = False) -> Shoot:
+    """For `common.render`: labels (1, R) uint8 and z_depth (1, R) of one head, and with `scores` its class scores (1, R, C)."""
+
+    def shoot(camera: Cameras, uv: Tensor) -> dict[str, Tensor]:
+        origins, directions = camera_rays(camera, uv)
+        points, seen = model.trace(scene, origins, directions[:, :1] if camera.orthographic else directions)
+        result = {"labels": seen.argmax(-1).to(torch.uint8), "z_depth": z_depth(camera, points)[..., 0]}
+        return result | {"scores": seen} if scores else result
+
+    return shoot
+
+
+def slicer(model: SOF, scene: Layers, depth: float) -> Shoot:
+    """For `common.render`: labels (1, R) and probabilities (1, R, C) of the field on the plane at camera z `depth`, without a march ("slice")."""
+
+    def shoot(camera: Cameras, uv: Tensor) -> dict[str, Tensor]:
+        probabilities = model.field(scene, unproject(camera, uv, depth)).softmax(-1)
+        return {"labels": probabilities.argmax(-1).to(torch.uint8), "probabilities": probabilities}
+
+    return shoot
+
+
+@torch.no_grad()
+def predict(model: SOF, instances: Tensor, cameras: Cameras, side: int, chunk: int | None = None) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """(k, {labels (S, S) uint8, z_depth (S, S)}) of picture k: head instances[k] from camera k; each head's scene is built once while it stays the same."""
+    built, scene = None, None
+    for k, instance in enumerate(instances.tolist()):
+        if instance != built:
+            _, code = model.split_codes(model.latent_codes.weight[instance : instance + 1])
+            built, scene = instance, model.scene(code)
+        seen = render(shooter(model, scene), cameras.pick([k]), side, side, chunk)
+        yield k, {name: picture[0] for name, picture in seen.items()}

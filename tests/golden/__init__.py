@@ -1,0 +1,1 @@
+"""Golden cases and their runner: ``python -m tests.golden [--kinds K,...] DIR ...``."""

@@ -1,0 +1,179 @@
+"""Adapters of the golden kinds ``sof.*``: they arrange arguments for the functions that train, render and eval call."""
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.cameras import Cameras, look_at, project
+from common.labels import colorize
+from common.layers.hyper import FCBlock, HyperFC, evaluate
+from common.rays import camera_rays, unproject, z_depth
+from sof import cameras as paths
+from sof.cameras import learned_cameras, normal_map, pixel_centers, sof_cameras
+from sof.losses import Rays, Weights, backward, behind_loss, class_loss, depth_loss, image_loss, total_loss
+from sof.model import SOF, ModelConfig, StepMLP, resize_scores, sphere_start
+
+MARCH_NOISE = 0.01                                              # world units per standard normal, as published
+
+
+def tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def numpy(results: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: value.detach().numpy() if isinstance(value, Tensor) else np.asarray(value) for name, value in results.items()}
+
+
+def filled(module: torch.nn.Module, params: dict[str, Tensor], prefix: str = "") -> torch.nn.Module:
+    module.load_state_dict({key.removeprefix(prefix): value for key, value in params.items() if key.startswith(prefix)})
+    return module
+
+
+def network(config: dict, params: dict[str, Tensor]) -> SOF:
+    sizes = ModelConfig(
+        num_instances=config["num_instances"], embedding_size=config["latent_dim"], feat_dim=config["hidden_dim"], phi_layers=config["phi_layers"],
+        rendering_layers=config["rendering_layers"], out_channels=config["out_channels"], tracing_steps=config["march_steps"],
+        sphere_radius=config["sphere_radius"], orthogonal=config["orthogonal"], opt_cam=config["opt_cam"],
+    )
+    return filled(SOF(sizes), params)
+
+
+def views(config: dict, inputs: dict[str, Tensor]) -> tuple[Cameras, Tensor]:
+    side = config["img_sidelength"]
+    return sof_cameras(inputs["cam2world"], inputs["intrinsics"], side, config["orthogonal"]), pixel_centers(inputs["uv"].float(), side)
+
+
+@torch.no_grad()
+def render(config: dict, params: dict, inputs: dict) -> dict:
+    inputs, model = tensors(inputs), network(config, tensors(params))
+    codes = inputs["z"] if "z" in inputs else model.latent_codes(inputs["instance_idx"])
+    (cameras, uv), scene = views(config, inputs), model.scene(codes)
+    points, scores = model.trace(scene, *camera_rays(cameras, uv))
+    labels = scores.argmax(-1)
+    result = {"logits": scores, "depth": z_depth(cameras, points), "labels": labels, "latent_reg": codes.square().mean()}
+    slices = [model.field(scene, unproject(cameras, uv, depth)).softmax(-1) for depth in config.get("slice_depths", ())]
+    if slices:
+        result["slice_prob"] = torch.stack(slices)
+    if "prior_depth" in inputs:
+        side = config["img_sidelength"]
+        start = unproject(cameras, uv, inputs["prior_depth"].flatten(1)[..., None])
+        result["depth_with_prior"] = z_depth(cameras, model.march(scene, start, camera_rays(cameras, uv)[1]))
+        result["color_image"] = colorize(labels.reshape(side, side).numpy(), np.array(config["palette"], np.uint8))
+        result["labels"] = labels[..., None]
+    return numpy(result)
+
+
+def train(config: dict, params: dict, inputs: dict) -> dict:
+    inputs, params = tensors(inputs), tensors(params)
+    if "latent_codes" in inputs:
+        params["latent_codes.weight"] = inputs["latent_codes"]
+    model = network(config, params)
+    if config["freeze_networks"]:
+        model.freeze_networks()
+    cameras, uv = views(config, inputs)
+    noise = MARCH_NOISE * inputs["march_noise"] if "march_noise" in inputs else None
+    rays = Rays(inputs["instance_idx"], cameras, uv, inputs["labels"], noise, inputs.get("depth"))
+    weights = Weights(**{name: config.get(name, -1.0) for name in ("l1_weight", "kl_weight", "reg_weight", "geo_weight")})
+    losses, predicted = backward(model, rays, weights, published=True)
+    gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
+    with torch.no_grad():
+        result = step_outputs(config, model, rays, inputs)
+    names = {"class": "dist_loss", "behind": "reg_loss", "code": "latent_loss", "depth": "geo_loss"}
+    norm = gradients["latent_codes.weight"].norm()
+    return numpy(result | {names[name]: loss for name, loss in losses.items()} | {
+        "mIoU": logged_miou(predicted.numpy(), rays.labels.numpy(), config["out_channels"]),
+        "total_loss": total_loss(losses, weights),
+        "grad_norm_log10": np.log10([1e-12 + (0.0 if gradients[key] is None else gradients[key].norm().item()) for key in config["grad_keys"]]),
+        "latent_grad_unit": gradients["latent_codes.weight"] / norm,
+    })
+
+
+def step_outputs(config: dict, model: SOF, rays: Rays, inputs: dict[str, Tensor]) -> dict:
+    centers, codes = model.split_codes(model.latent_codes(rays.instances))
+    cameras, result = rays.cameras, {}
+    if centers is not None:
+        cameras = learned_cameras(centers, cameras.intrinsics, cameras.orthographic, published_transpose=True)
+        every = learned_cameras(model.latent_codes.weight[:, :3], cameras.intrinsics[:1], cameras.orthographic, published_transpose=True)
+        result["R_torch"] = every.cam2world[:, :3, :3]
+    scene = model.scene(codes)
+    points, scores = model.trace(scene, *camera_rays(cameras, rays.uv), rays.noise)
+    if config.get("upsampled_output_sidelength"):
+        result["upsampled_prob"] = resize_scores(scores, config["upsampled_output_sidelength"])
+    return result | {"depth_final": z_depth(cameras, points), "logits": scores}
+
+
+def geometry(config: dict, params: dict, inputs: dict) -> dict:
+    inputs, result = tensors(inputs), {}
+    uv = pixel_centers(inputs["uv"].float(), config["grid"])
+    for suffix, variant in config["variants"].items():
+        cameras = sof_cameras(inputs["cam2world"], inputs["intrinsics"], config["grid"], variant["orthogonal"])
+        world, (_, directions) = unproject(cameras, uv, inputs["depth"]), camera_rays(cameras, uv)
+        start = sphere_start(unproject(cameras, uv, config["initial_depth"]), directions, config["sphere_radius"])
+        side = int(inputs["uv"].shape[1] ** 0.5)
+        result |= {
+            f"ray_dirs{suffix}": directions, f"world{suffix}": world, f"depth_back{suffix}": z_depth(cameras, world),
+            f"normals{suffix}": normal_map(cameras, inputs["depth"].reshape(-1, side, side)),
+            f"sphere_init{suffix}": start + directions * config["march_noise_std"] * inputs["march_noise"],
+        }
+    pinhole = sof_cameras(inputs["cam2world"], inputs["intrinsics"], config["grid"], False)
+    at, depth = project(pinhole, unproject(pinhole, uv, inputs["depth"]))
+    return numpy(result | {"project": torch.cat([at * config["grid"] - 0.5, depth[..., None]], dim=-1)})
+
+
+@torch.no_grad()
+def hyper_layers(config: dict, params: dict, inputs: dict) -> dict:
+    params, inputs, hyper, step, head = tensors(params), tensors(inputs), config["hyper"], config["marcher"], config["pixel_generator"]
+    phi = filled(HyperFC(hyper["hyper_in_ch"], hyper["hyper_hidden_ch"], hyper["hyper_num_hidden_layers"], hyper["in_ch"], hyper["hidden_ch"],
+                         hyper["num_hidden_layers"], hyper["out_ch"]), params, "hyper_phi.")
+    marcher = filled(StepMLP(step["in_dim"], step["hidden_ch"], step["hidden_layer"]), params, "marcher.")
+    classifier = filled(FCBlock(head["in_features"], head["hidden_ch"], head["num_hidden_layers"], head["out_features"]), params, "pixel_generator.")
+    layers = phi(inputs["z"])
+    features = evaluate(layers, inputs["points"])
+    result = {"features": features, "step": marcher(features, marcher.ray_terms(inputs["ray_dirs"])), "logits": classifier(features)}
+    for i, (weight, bias) in enumerate(layers):
+        result |= {f"weights_{i}": weight, f"biases_{i}": bias}
+    return numpy(result)
+
+
+def camera_paths(config: dict, params: dict, inputs: dict) -> dict:
+    inputs, up = tensors(inputs), tuple(config["up"])
+    target = torch.tensor(config["default_target"], dtype=torch.float64)
+    result = {"lookat": look_at(inputs["positions"], inputs["targets"], up), "lookat_default_target": look_at(inputs["positions"][0], target, up)}
+    center = inputs["cam_center"]
+    makers = {
+        "sphere": lambda v: paths.sphere_path(center, v["R"], v["num"], v["theta"], v["phi"]),
+        "plane": lambda v: paths.plane_path(center, v["R"], v["num"], v["x"], v["y"]),
+        "uniform": lambda v: paths.uniform_path(center, v["R"], v["num"], v["theta"], v["heights"]),
+        "spiral": lambda v: paths.spiral_path(center, inputs["look_at"], v["R"], v["num"], v["sweeps"]),
+        "old_spiral": lambda v: (paths.fibonacci_positions(v["R"], v["num"], v["omega"]), None),
+    }
+    for name, variant in config["variants"].items():
+        positions, targets = makers[variant["path"]](variant)
+        result[name] = positions if variant.get("positions_only") else look_at(positions, targets, up)
+    return numpy(result)
+
+
+def losses_metrics(config: dict, params: dict, inputs: dict) -> dict:
+    given, t = inputs, tensors(inputs)
+    predicted = t["logits"].argmax(-1).numpy()
+    return numpy({
+        "cls_loss": class_loss(t["logits"], t["labels"]),
+        "reg_loss": behind_loss(t["depth_pred"]),
+        "geo_loss": depth_loss(t["depth_pred"], t["depth_gt"], published=True),
+        "image_loss": image_loss(t["rgb_pred"], t["rgb_gt"]),
+        "mIoU_train_log": logged_miou(predicted, given["labels"], config["out_channels"]),
+        "mIoU_notebook": notebook_miou(predicted[0], given["labels"][0], config["notebook_classes"]),
+        "mIOU_style_filter": [style_filter_miou(a[0], b[0], config["seg_classes"], config["seg_side"]) for a, b in zip(given["seg_a"], given["seg_b"])],
+    })
+
+
+ADAPTERS = {
+    "sof.render": render,
+    "sof.render_prior": render,
+    "sof.train": train,
+    "sof.geometry": geometry,
+    "sof.hyper_layers": hyper_layers,
+    "sof.camera_paths": camera_paths,
+    "sof.losses_metrics": losses_metrics,
+}
