@@ -238,11 +238,12 @@ def _read_member(path: Path, name: str, limit: int) -> bytes:
 
 def _archive(path: Path) -> zipfile.ZipFile:
     with _decoding(path, "a whole zip file"):
-        return _open_archive(path, path.stat().st_mtime_ns, os.getpid())
+        stat = path.stat()
+        return _open_archive(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns), os.getpid())
 
 
 @lru_cache(maxsize=4)
-def _open_archive(path: Path, changed: int, process: int) -> zipfile.ZipFile:
+def _open_archive(path: Path, version: tuple, process: int) -> zipfile.ZipFile:
     """One open zip for each process: forked workers that share a file position read each other's bytes."""
     return zipfile.ZipFile(path)
 
