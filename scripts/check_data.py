@@ -1,0 +1,195 @@
+"""Says what is wrong with a data set, file by file, and what is in it.
+
+    python scripts/check_data.py DIR          a SOF multi-view folder, or EG3D's folder or zip of pictures with dataset.json
+
+The layout is recognised by content. Every finding is one line that names the file; exit code 0 if there is none, else 2.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.cameras import check_cam2world, check_intrinsics, from_eg3d_label
+from common.config import option, run_program
+from common.errors import InputError
+from common.images import ENCODINGS, ImageFolder, decode_labels, one_channel, open_image_folder, read_picture
+from common.labels import SOF_LABELS
+from sof.data import find_views, read_cam2world, read_intrinsics, read_z_range
+
+
+@dataclass
+class CheckConfig:
+    dir: str = option(..., "the data set: a folder, or a zip file", positional=True)
+    data_type: str = option("seg", "SOF: prefix of the label maps, as in seg_00.png")
+    encoding: str = option("plain", "SOF: how the PNG files store labels", choices=ENCODINGS)
+    threads: int = option(4, "files read at once")
+
+
+@dataclass
+class Report:
+    """What a check found wrong, and what it counted."""
+
+    findings: list[str] = field(default_factory=list)
+    views: int = 0
+    sizes: set[str] = field(default_factory=set)
+    classes: set[int] = field(default_factory=set)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Turn what a reader refuses into a finding."""
+        try:
+            yield
+        except InputError as error:
+            self.findings.append(str(error))
+        except OSError as error:
+            self.findings.append(f"{error.filename}: {error.strerror}")
+
+    def note(self, wrong: bool, finding: str) -> None:
+        if wrong:
+            self.findings.append(finding)
+
+    def add(self, other: Report) -> None:
+        """Count in another report."""
+        self.findings += other.findings
+        self.views += other.views
+        self.sizes |= other.sizes
+        self.classes |= other.classes
+
+
+def main(config: CheckConfig) -> None:
+    root = Path(config.dir)
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")] if root.is_dir() else []
+    if root.is_file() or (root / "dataset.json").exists():
+        layout, report = "EG3D pictures", check_eg3d(root, config.threads)
+        counted = f"{report.views} pictures"
+    elif any((folder / "cam2world.npy").exists() or find_views(folder, config.data_type) for folder in folders):
+        check = partial(check_head, data_type=config.data_type, encoding=config.encoding)
+        layout, report = "SOF multi-view label maps", check_all(check, folders, config.threads, "head")
+        counted = f"{len(folders)} heads, {report.views} views"
+    else:
+        root.stat()
+        raise InputError(f"{root}: no data set, expected a zip, a folder with dataset.json, or heads' folders with {config.data_type}_00.png and cam2world.npy")
+    print("\n".join(report.findings + [f"{root}: {layout}: {counted} of {', '.join(sorted(report.sizes)) or 'no size'}"]))
+    if report.classes:
+        print(f"labels: {', '.join(SOF_LABELS[label] for label in sorted(report.classes))}")
+    if report.findings:
+        raise InputError(f"{root}: {len(report.findings)} findings")
+    print("sound")
+
+
+def check_all(check: Callable[..., Report], items: Iterable, threads: int, unit: str) -> Report:
+    """The reports of all items together, in their order, with a progress bar."""
+    from tqdm import tqdm
+    total = Report()
+    with ThreadPoolExecutor(threads) as pool:
+        for report in tqdm(pool.map(check, items), "checking", len(items), unit=unit, leave=False, disable=None):
+            total.add(report)
+    return total
+
+
+# SOF
+
+def check_head(folder: Path, data_type: str, encoding: str) -> Report:
+    """A head's label maps, previews, depth maps and cameras."""
+    report, files, intrinsics = Report(), find_views(folder, data_type), None
+    if not files:
+        return Report([f"{folder}: no views {data_type}_00.png"])
+    sizes = [check_view(file, encoding, report) for file in files]
+    known = [size for size in sizes if size]
+    for file, size in zip(files, sizes):
+        report.note(bool(size) and size != known[0], f"{file}: {size} pixels high and wide, other views of this head {known[0]}")
+    check_previews(folder, files, data_type, report)
+    check_depth(folder, files, sizes, data_type, report)
+    with report.noting():
+        read_cam2world(folder, files)
+    with report.noting():
+        intrinsics = read_intrinsics(folder, files)
+    for file, size, matrix in zip(files, sizes, [] if intrinsics is None else intrinsics[:, :2, 2].tolist()):
+        outside = size is not None and not all(0 <= c <= extent for c, extent in zip(matrix, size[::-1]))
+        report.note(outside, f"{file}: principal point {matrix} outside the picture; intrinsics are in pixels of the stored picture")
+    return report
+
+
+def check_view(file: Path, encoding: str, report: Report) -> tuple[int, int] | None:
+    """The size (H, W) of a label map, or None where it cannot be read."""
+    report.views += 1
+    with report.noting():
+        picture = one_channel(read_picture(file), str(file))
+        report.sizes.add(f"{picture.shape[1]}x{picture.shape[0]}")
+        with report.noting():
+            report.classes |= set(np.unique(decode_labels(picture, None, encoding, where=str(file))).tolist())
+        return picture.shape
+    return None
+
+
+def check_previews(folder: Path, files: list[Path], data_type: str, report: Report) -> None:
+    previews = sorted(folder.glob(f"{data_type}_vis_[0-9]*.png"))
+    for preview in previews:
+        with report.noting():
+            read_picture(preview)
+    for file in sorted(folder.glob(f"{data_type}_[0-9]*.png")) if previews else []:
+        report.note(file not in files, f"{file}: has no preview {data_type}_vis_, so that it is not read")
+
+
+def check_depth(folder: Path, files: list[Path], sizes: list, data_type: str, report: Report) -> None:
+    depths = [file.with_name(file.name.replace(data_type, "depth")) for file in files]
+    if not any(depth.exists() and depth != file for depth, file in zip(depths, files)):
+        return
+    with report.noting():
+        read_z_range(folder, files)
+    for depth, size in zip(depths, sizes):
+        with report.noting():
+            shape = one_channel(read_picture(depth), str(depth)).shape
+            report.note(size is not None and shape != size, f"{depth}: {shape} pixels high and wide, its label map {size}")
+
+
+# EG3D
+
+def check_eg3d(path: Path, threads: int) -> Report:
+    """Pictures, which must be square and alike, and the camera label of each."""
+    report, pictures = Report(), None
+    with report.noting():
+        pictures = open_image_folder(path)
+    if pictures is None:
+        with report.noting():
+            pictures = open_image_folder(path, use_labels=False)
+    if pictures is None:
+        return report
+    for name in pictures.unmatched:
+        report.findings.append(f"{path}/dataset.json: label of {name}, which is not there")
+    if pictures.labels is not None:
+        with report.noting():
+            check_eg3d_labels(pictures)
+    report.add(check_all(partial(check_eg3d_picture, pictures), range(len(pictures)), threads, "picture"))
+    report.note(len(report.sizes) > 1, f"{path}: pictures of several sizes, expected one")
+    report.findings = list(dict.fromkeys(report.findings))    # what keeps a zip from being opened is said once
+    return report
+
+
+def check_eg3d_labels(pictures: ImageFolder) -> None:
+    where = f"{pictures.path}/dataset.json"
+    if pictures.labels.shape[1] != 25:
+        raise InputError(f"{where}: expected 25 camera numbers a picture, not {pictures.labels.shape[1]}")
+    cameras = from_eg3d_label(torch.from_numpy(pictures.labels))
+    check_cam2world(cameras.cam2world, where)
+    check_intrinsics(cameras.intrinsics, where)
+
+
+def check_eg3d_picture(pictures: ImageFolder, i: int) -> Report:
+    report = Report(views=1)
+    with report.noting():
+        shape = pictures.read(i).shape
+        report.sizes.add("x".join(map(str, shape)))
+        report.note(shape[0] != shape[1], f"{pictures.path}/{pictures.names[i]}: {shape[1]}x{shape[0]}, expected a square")
+    return report
+
+
+if __name__ == "__main__":
+    run_program(main, CheckConfig, __doc__.splitlines()[0])
