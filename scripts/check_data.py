@@ -80,7 +80,7 @@ def main(config: CheckConfig) -> None:
     if report.classes:
         print(f"labels: {', '.join(SOF_LABELS[label] for label in sorted(report.classes))}")
     if report.findings:
-        raise InputError(f"{root}: {len(report.findings)} findings")
+        raise InputError(f"{root}: {len(report.findings)} finding{'s' * (len(report.findings) > 1)}")
     print("sound")
 
 
@@ -98,22 +98,23 @@ def check_all(check: Callable[..., Report], items: Iterable, threads: int, unit:
 
 def check_head(folder: Path, data_type: str, encoding: str) -> Report:
     """A head's label maps, previews, depth maps and cameras."""
-    report, files, intrinsics = Report(), find_views(folder, data_type), None
+    report, files = Report(), find_views(folder, data_type)
     if not files:
         return Report([f"{folder}: no views {data_type}_00.png"])
     sizes = [check_view(file, encoding, report) for file in files]
     known = [size for size in sizes if size]
+    usual = max(known, key=known.count, default=None)
     for file, size in zip(files, sizes):
-        report.note(bool(size) and size != known[0], f"{file}: {size} pixels high and wide, other views of this head {known[0]}")
+        report.note(size not in (None, usual), f"{file}: {size} pixels (height, width), other views of this head {usual}")
     check_previews(folder, files, data_type, report)
-    check_depth(folder, files, sizes, data_type, report)
+    check_depth(folder, files, usual, data_type, report)
     with report.noting():
         read_cam2world(folder, files)
     with report.noting():
-        intrinsics = read_intrinsics(folder, files)
-    for file, size, matrix in zip(files, sizes, [] if intrinsics is None else intrinsics[:, :2, 2].tolist()):
-        outside = size is not None and not all(0 <= c <= extent for c, extent in zip(matrix, size[::-1]))
-        report.note(outside, f"{file}: principal point {matrix} outside the picture; intrinsics are in pixels of the stored picture")
+        centers = read_intrinsics(folder, files)[:, :2, 2].tolist()
+        for file, center in zip(files, centers) if usual else []:
+            outside = not (0 <= center[0] <= usual[1] and 0 <= center[1] <= usual[0])
+            report.note(outside, f"{file}: principal point {center} outside the picture; intrinsics are in pixels of the stored picture")
     return report
 
 
@@ -138,48 +139,45 @@ def check_previews(folder: Path, files: list[Path], data_type: str, report: Repo
         report.note(file not in files, f"{file}: has no preview {data_type}_vis_, so that it is not read")
 
 
-def check_depth(folder: Path, files: list[Path], sizes: list, data_type: str, report: Report) -> None:
+def check_depth(folder: Path, files: list[Path], usual: tuple[int, int] | None, data_type: str, report: Report) -> None:
     depths = [file.with_name(file.name.replace(data_type, "depth")) for file in files]
     if not any(depth.exists() and depth != file for depth, file in zip(depths, files)):
         return
     with report.noting():
         read_z_range(folder, files)
-    for depth, size in zip(depths, sizes):
+    for depth in depths:
         with report.noting():
-            shape = one_channel(read_picture(depth), str(depth)).shape
-            report.note(size is not None and shape != size, f"{depth}: {shape} pixels high and wide, its label map {size}")
+            size = one_channel(read_picture(depth), str(depth)).shape
+            report.note(usual not in (None, size), f"{depth}: {size} pixels (height, width), label maps {usual}")
 
 
 # EG3D
 
 def check_eg3d(path: Path, threads: int) -> Report:
     """Pictures, which must be square and alike, and the camera label of each."""
-    report, pictures = Report(), None
+    report = Report()
     with report.noting():
-        pictures = open_image_folder(path)
-    if pictures is None:
+        pictures = open_image_folder(path, use_labels=False)
         with report.noting():
-            pictures = open_image_folder(path, use_labels=False)
-    if pictures is None:
-        return report
-    for name in pictures.unmatched:
-        report.findings.append(f"{path}/dataset.json: label of {name}, which is not there")
-    if pictures.labels is not None:
-        with report.noting():
-            check_eg3d_labels(pictures)
-    report.add(check_all(partial(check_eg3d_picture, pictures), range(len(pictures)), threads, "picture"))
+            check_eg3d_labels(open_image_folder(path), report)
+        report.add(check_all(partial(check_eg3d_picture, pictures), range(len(pictures)), threads, "picture"))
     report.note(len(report.sizes) > 1, f"{path}: pictures of several sizes, expected one")
-    report.findings = list(dict.fromkeys(report.findings))    # what keeps a zip from being opened is said once
     return report
 
 
-def check_eg3d_labels(pictures: ImageFolder) -> None:
+def check_eg3d_labels(pictures: ImageFolder, report: Report) -> None:
     where = f"{pictures.path}/dataset.json"
+    for name in pictures.unmatched:
+        report.findings.append(f"{where}: label of {name}, which is not there")
+    if pictures.labels is None:
+        return
     if pictures.labels.shape[1] != 25:
         raise InputError(f"{where}: expected 25 camera numbers a picture, not {pictures.labels.shape[1]}")
     cameras = from_eg3d_label(torch.from_numpy(pictures.labels))
-    check_cam2world(cameras.cam2world, where)
-    check_intrinsics(cameras.intrinsics, where)
+    with report.noting():
+        check_cam2world(cameras.cam2world, where)
+    with report.noting():
+        check_intrinsics(cameras.intrinsics, where)
 
 
 def check_eg3d_picture(pictures: ImageFolder, i: int) -> Report:
