@@ -1,0 +1,72 @@
+"""SOF's volumes: what stands in front of a camera, slice by slice, and its surface (SofGAN's volume renderer, specification 4.3).
+
+A voxel (row, column, slice) is a pixel of a side x side picture at one of evenly spaced camera depths; its value is the probability of the
+background less that of the best other class, and the head is where that lies below `LEVEL`.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.cameras import Cameras
+from common.chunks import POINTS
+from common.meshes import Mesh, marching_cubes, paint
+from common.rays import unproject
+from common.surfaces import dense_grid, refine_grid
+from sof.cameras import pixel_centers
+from sof.model import SOF
+
+LEVEL = -0.5                                                  # of the published notebooks
+
+
+def background_margin(scores: Tensor) -> Tensor:
+    """P(background) - max P(other class) (...), in [-1, 1], of class scores (..., C)."""
+    probabilities = scores.softmax(dim=-1)
+    return probabilities[..., 0] - probabilities[..., 1:].amax(dim=-1)
+
+
+def voxel_points(camera: Cameras, voxels: Tensor, side: int, slices: int, z_range: tuple[float, float], published: bool = False) -> Tensor:
+    """World points (P, 3) of voxels (P, 3), real-valued row, column and slice, before one camera: slices - 1 steps of z_depth from near to far.
+
+    `published`: as the release does, `slices` steps, which puts the last slice short of where it was evaluated.
+    """
+    near, far = z_range
+    row, column, k = voxels.unbind(-1)
+    z_depth = near + k / (slices if published else slices - 1) * (far - near)
+    return unproject(camera, pixel_centers(torch.stack([column, row], dim=-1), side)[None], z_depth[None, :, None])[0]
+
+
+def volume_mesh(volume: Tensor, camera: Cameras, z_range: tuple[float, float], level: float = LEVEL, published: bool = False) -> Mesh:
+    """The surface, in the world, of a volume (side, side, slices) of background margins before one camera; faces point away from the head.
+
+    `published`: see `voxel_points`. Raises InputError where nothing crosses the level.
+    """
+    last = torch.tensor(volume.shape) - 1
+    voxels = marching_cubes(volume.cpu(), level, torch.stack([torch.zeros_like(last), last]))
+    index = torch.from_numpy(voxels.vertices).to(camera.cam2world)
+    points = voxel_points(camera, index, volume.shape[0], volume.shape[2], z_range, published)
+    return replace(voxels, vertices=points.cpu().numpy())
+
+
+def head_volume(model: SOF, scene, camera: Cameras, side: int, slices: int, z_range: tuple[float, float], level: float | None = LEVEL,
+                chunk: int = POINTS) -> tuple[Tensor, int]:
+    """Background margins (side, side, slices) of one head before one camera, and how many voxels the field was asked for.
+
+    From coarse to fine, exact beside the surface at `level`; with level None every voxel is exact.
+    """
+    def margins(voxels: Tensor) -> Tensor:
+        points = voxel_points(camera, voxels, side, slices, z_range)
+        return background_margin(model.field(scene, points[None])[0])
+
+    box = torch.tensor([[0.0, 0.0, 0.0], [side - 1, side - 1, slices - 1]], device=camera.cam2world.device)
+    shape = (side, side, slices)
+    return dense_grid(margins, box, shape, chunk) if level is None else refine_grid(margins, box, shape, level, chunk=chunk)
+
+
+def paint_labels(model: SOF, scene, mesh: Mesh, palette: np.ndarray, chunk: int = POINTS, device: torch.device | str = "cpu") -> Mesh:
+    """The mesh of a head with each vertex in the palette's (C, 3) colour of its likeliest class that is not background."""
+    colors = torch.as_tensor(palette, device=device)
+    return paint(mesh, lambda points: colors[1 + model.field(scene, points[None])[0, :, 1:].argmax(-1)], chunk, device)
