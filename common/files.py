@@ -21,6 +21,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         _flush(temporary)
         os.replace(temporary, path)
         _flush(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)          # a failed write does not say of what
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
