@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from common.unpickle import Record, Source, Unpickler, as_tensor
+from common.unpickle import Record, Unpickler, as_array, as_tensor
 
 __all__ = ["Record", "read", "read_npy", "read_pickle", "tensors"]
 
@@ -45,7 +45,7 @@ def read(path: str | Path) -> Any:
 def read_pickle(path: str | Path, encoding: str = "ASCII") -> Any:
     """What a bare pickle holds, as `read`; `encoding` is that of Python 2's text ("latin1" where it holds arrays)."""
     with _opened(path, "a pickle") as (file, size):
-        return Unpickler(Source(file, size), size, encoding, nested=lambda data: _container(io.BytesIO(data), len(data))).load()
+        return Unpickler(_Source(file, size), size, encoding, nested=lambda data: _container(io.BytesIO(data), len(data))).load()
 
 
 def read_npy(path: str | Path) -> Any:
@@ -56,14 +56,14 @@ def read_npy(path: str | Path) -> Any:
             raise UnpicklingError("is of a newer .npy version")
         shape, fortran, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
         if dtype.hasobject:
-            array = Unpickler(Source(file, size), size).load()
+            array = Unpickler(_Source(file, size), size).load()
             if type(array) is not np.ndarray:
                 raise UnpicklingError("holds no array")
             return array.tolist() if array.size else []
         count = math.prod(shape) * dtype.itemsize
         if dtype.kind not in "biufcSU" or any(n < 0 for n in shape) or count != size - file.tell():
             raise UnpicklingError(f"does not hold the array of {str(dtype)[:40]} that its header says")
-        return np.frombuffer(bytearray(file.read(count)), dtype).reshape(shape, order="F" if fortran else "C")
+        return as_array(bytearray(file.read(count)), dtype).reshape(shape, order="F" if fortran else "C")
 
 
 @contextmanager
@@ -82,6 +82,19 @@ def _opened(path: str | Path, expected: str) -> Iterator[tuple[BinaryIO, int]]:
         raise InputError(_line(f"{path}: damaged or of another kind ({type(error).__name__}); expected {expected}")) from error
 
 
+class _Source:
+    """A file of `size` bytes that refuses to read past its end, so that no length is believed before it is checked."""
+
+    def __init__(self, file: BinaryIO, size: int):
+        self.file, self.size, self.readline = file, size, file.readline
+
+    def read(self, count: int) -> bytes:
+        """The next `count` bytes; raises UnpicklingError if they are not there."""
+        if count > 4096 and count > self.size - self.file.tell():
+            raise UnpicklingError("ends too early")
+        return self.file.read(count)
+
+
 def _line(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:1000])
 
@@ -91,7 +104,7 @@ def _line(text: str) -> str:
 def _container(file: BinaryIO, size: int, nested: Callable | None = None) -> Any:
     start = file.read(4)
     file.seek(0)
-    return _archive(file, size, nested) if start == b"PK\3\4" else _stream(Source(file, size), size, nested)
+    return _archive(file, size, nested) if start == b"PK\3\4" else _stream(_Source(file, size), size, nested)
 
 
 def _archive(file: BinaryIO, size: int, nested: Callable | None) -> Any:
@@ -132,7 +145,7 @@ def _parts(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     return parts
 
 
-def _stream(source: Source, size: int, nested: Callable | None) -> Any:
+def _stream(source: _Source, size: int, nested: Callable | None) -> Any:
     """A bare pickle; or, before PyTorch 1.6, five of them (magic, version, machine, data, keys), then each storage: its length and its bytes."""
     first = Unpickler(source, size, nested=nested).load()
     if type(first) is not int or first != MAGIC:
@@ -166,7 +179,7 @@ class _Storages:
             raise UnpicklingError("has a storage of two sizes")
         return whole[offset:offset + length]
 
-    def fill(self, source: Source, keys: Any) -> None:
+    def fill(self, source: _Source, keys: Any) -> None:
         """Read each storage in the order of `keys`: its length (int64), then its bytes."""
         if type(keys) is not list or not all(type(key) in (str, int) for key in keys) or sorted(map(str, keys)) != sorted(map(str, self.memory)):
             raise UnpicklingError("has storages that are missing or not named")
@@ -181,39 +194,42 @@ class _Storages:
 
 # --- state dicts --------------------------------------------------------------------------------------------------------------------------
 
-def tensors(data: Any) -> dict[str, Tensor]:
+def tensors(data: Any, where: str = "checkpoint") -> dict[str, Tensor]:
     """{dotted key: tensor} of all tensors in what `read` gave, or in a part of it such as data["model"].
 
     Dicts and lists add their keys and positions ("param_groups", "shadow_params.0"), records their attributes. A pickled torch module gives what
     its state_dict() would: parameters and persistent buffers by their dotted names. The level "module" that DataParallel adds is left out.
-    Raises InputError for two tensors of one key, and for what is nested or repeated beyond any checkpoint.
+    Raises InputError naming `where` for two tensors of one key, and for what is nested or repeated beyond any checkpoint.
     """
     found: dict[str, Tensor] = {}
-    for path, tensor in _leaves(data, {}, 0):
+    for path, tensor in _leaves(data, where):
         key = ".".join(part for part in path.split(".") if part != "module")
         if key in found:
-            raise InputError(_line(f"checkpoint: two tensors named {key}, expected one"))
+            raise InputError(_line(f"{where}: two tensors named {key}, expected one"))
         found[key] = tensor
     return found
 
 
-def _leaves(node: Any, known: dict[int, list], depth: int) -> list[tuple[str, Tensor]]:
+def _leaves(root: Any, where: str) -> list[tuple[str, Tensor]]:
     """(path, tensor) below a node. Every node is walked once, however often it occurs; one that contains itself adds nothing there."""
-    if isinstance(node, Tensor):
-        return [("", node)]
-    if id(node) not in known:
-        _check_bounds(depth <= DEEPEST)
-        known[id(node)] = found = []
-        for key, child in _children(node):
-            for path, tensor in _leaves(child, known, depth + 1):
-                found.append((f"{key}.{path}" if path else str(key), tensor))
-                _check_bounds(len(found) <= MOST_TENSORS and len(path) <= LONGEST)
-    return known[id(node)]
+    known: dict[int, list] = {}
 
+    def walk(node: Any, depth: int) -> list[tuple[str, Tensor]]:
+        if isinstance(node, Tensor):
+            return [("", node)]
+        if depth > DEEPEST:
+            raise InputError(f"{where}: nested deeper than any state dict")
+        if id(node) not in known:
+            known[id(node)], found = [], []
+            for key, child in _children(node):
+                for path, tensor in walk(child, depth + 1):
+                    if len(found) == MOST_TENSORS or len(str(key)) + len(path) > LONGEST:
+                        raise InputError(f"{where}: holds more tensors, or longer names, than any state dict")
+                    found.append((f"{key}.{path}" if path else str(key), tensor))
+            known[id(node)] = found
+        return known[id(node)]
 
-def _check_bounds(within: bool) -> None:
-    if not within:
-        raise InputError("checkpoint: nested or repeated beyond any state dict")
+    return walk(root, 0)
 
 
 def _children(node: Any) -> Iterator[tuple[str | int, Any]]:

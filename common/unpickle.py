@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pickle import UnpicklingError
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,19 +58,6 @@ class Record:
         return f"<Record {self.module}.{self.name}>"
 
 
-class Source:
-    """A file of `size` bytes that refuses to read past its end, so that no length is believed before it is checked."""
-
-    def __init__(self, file: BinaryIO, size: int):
-        self.file, self.size, self.readline = file, size, file.readline
-
-    def read(self, count: int) -> bytes:
-        """The next `count` bytes; raises UnpicklingError if they are not there."""
-        if count > 4096 and count > self.size - self.file.tell():
-            raise UnpicklingError("ends too early")
-        return self.file.read(count)
-
-
 class Unpickler(pickle._Unpickler):
     """`Unpickler(file, size).load()` gives the next pickle of a file of `size` bytes as plain data and Records.
 
@@ -78,7 +65,7 @@ class Unpickler(pickle._Unpickler):
     pickle keeps of each storage. Raises UnpicklingError, or any other Exception that damaged bytes lead to.
     """
 
-    def __init__(self, file: Source | BinaryIO, size: int, encoding: str = "latin1", storage: Callable | None = None, nested: Callable | None = None):
+    def __init__(self, file: Any, size: int, encoding: str = "latin1", storage: Callable | None = None, nested: Callable | None = None):
         super().__init__(file, encoding=encoding)
         self.allowance, self.storage, self.nested = 4 * size + SLACK, storage, nested
         self.opened: dict[int, tuple[bytes, Tensor]] = {}
@@ -171,7 +158,8 @@ class Unpickler(pickle._Unpickler):
         self.put(self.pop_mark())
 
     def load_dict(self) -> None:
-        self.append(_pairs(self.pop_mark()))
+        items = self.pop_mark()                              # which changes where `append` leads
+        self.append(_pairs(items))
 
     def load_additems(self) -> None:
         items = self.pop_mark()
@@ -179,7 +167,8 @@ class Unpickler(pickle._Unpickler):
         self.stack[-1].update(map(_key, items))
 
     def load_frozenset(self) -> None:
-        self.append(frozenset(map(_key, self.pop_mark())))
+        items = self.pop_mark()
+        self.append(frozenset(map(_key, items)))
 
     def load_bytearray8(self) -> None:
         size = struct.unpack("<Q", self.read(8))[0]
@@ -277,6 +266,11 @@ def _device(reader, *parts) -> str:
 
 # --- arrays -------------------------------------------------------------------------------------------------------------------------------
 
+def as_array(data: bytearray, dtype: np.dtype) -> np.ndarray:
+    """The bytes as an array (n,) of the same memory, or in the machine's byte order if they are in the other."""
+    return np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False)
+
+
 def _dtype(note: Any) -> np.dtype:
     """The numpy dtype that a Record of numpy.dtype names: numbers, text or objects, in either byte order."""
     _require(type(note) is Record and (note.module, note.name) == ("numpy", "dtype") and bool(note.args), "has an array without dtype")
@@ -325,7 +319,7 @@ def _fill(reader, array: np.ndarray, state: Any) -> None:
 def _buffered_array(reader, data, note, shape, order, axes=None) -> np.ndarray:
     """Arrays of protocol 5."""
     dtype = _dtype(note)
-    array = np.frombuffer(bytearray(_matched(reader, dtype, shape, data)), dtype)
+    array = as_array(bytearray(_matched(reader, dtype, shape, data)), dtype)
     return array.reshape(shape, order="C").transpose(axes) if order == "K" and axes is not None else array.reshape(shape, order=order)
 
 
