@@ -1,1 +1,1 @@
-"""Licence-free people: persons as functions of a seed, their scenes, pictures and data sets."""
+"""People without a licence to ask for: heads drawn from a seed, with part labels, cameras, pictures, depth and normals."""

@@ -1,0 +1,191 @@
+"""Hair as one swept sheet over the scalp: rows run from the crown downwards, columns round the head, as hair does.
+
+Each grid point belongs to a fixed place of the skin, found once on the template, so the sheet follows every head. A style says how far
+the sheet stands off the skin; outside the hairline it dips below, so that the hairline is where two smooth surfaces meet. Long hair goes on
+from the widest row straight down, open in front of the face.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import torch
+
+from common.people import anatomy
+from common.people.persons import Person, random
+from common.people.surfaces import Surface, plain, sheet
+from common.raycast import build, first_hits
+
+ROWS, COLUMNS = 80, 256
+MIDDLE = np.array([0.0, 0.735, 0.050])                                        # of the template's skull
+LOWEST_ANGLE = np.radians(138)                                               # from straight up: the nape
+SHOULDERS = 0.600                                                             # below this height the template grows no hair
+HANG_ROW = int(ROWS * np.radians(93) / LOWEST_ANGLE)                          # where long hair leaves the skull
+HANG_ROWS = 48
+DIP = 0.012                                                                   # triangles deeper than this below the skin are dropped
+HAIRLINE = (                                                                  # degrees from the face, height
+    (0, 0.803), (28, 0.801), (45, 0.790), (58, 0.766), (66, 0.722), (73, 0.718), (80, 0.752), (100, 0.754), (108, 0.700), (125, 0.672), (180, 0.664))
+
+
+@dataclass(frozen=True)
+class Scalp:
+    """The grid on the template: places, a sparse matrix (ROWS * COLUMNS, V) over the skin's vertices; heights (ROWS, COLUMNS), metres;
+    azimuth (COLUMNS,), radians from the face, positive towards +x."""
+
+    places: object
+    heights: np.ndarray
+    azimuth: np.ndarray
+
+    def points(self, vertices: np.ndarray) -> np.ndarray:
+        """The grid's places (ROWS, COLUMNS, 3) on a person's skin."""
+        return (self.places @ vertices).reshape(ROWS, COLUMNS, 3)
+
+
+@cache
+def scalp() -> Scalp:
+    """Where rays from outside towards the middle of the skull meet the skin; across the ears, which are left out, neighbours fill in."""
+    import scipy.sparse as sp
+
+    skin = anatomy.skin()
+    ears = np.isin(skin.labels, [anatomy.LABEL["l_ear"], anatomy.LABEL["r_ear"]])
+    bare = skin.triangles[~ears & (skin.template[skin.triangles, 1].min(1) > SHOULDERS)]
+    angle, azimuth = np.linspace(0, LOWEST_ANGLE, ROWS)[:, None], np.linspace(-np.pi, np.pi, COLUMNS, endpoint=False)
+    outward = np.stack(np.broadcast_arrays(np.sin(angle) * np.sin(azimuth), np.cos(angle), np.sin(angle) * np.cos(azimuth)), axis=-1).reshape(-1, 3)
+    tensor = lambda array: torch.tensor(array, dtype=torch.float32)
+    hits = first_hits(build(tensor(skin.template), torch.from_numpy(bare)), tensor(MIDDLE + 0.5 * outward), tensor(-outward), 0.47)
+    rows = np.repeat(np.arange(len(outward)), 3)
+    places = sp.csr_matrix((hits.barycentric.numpy().reshape(-1), (rows, bare[hits.faces.numpy()].reshape(-1))), shape=(len(outward), len(skin.template)))
+    places = _fill((hits.faces >= 0).numpy().reshape(ROWS, COLUMNS)) @ places
+    heights = (places @ skin.template)[:, 1].reshape(ROWS, COLUMNS)
+    return Scalp(places.tocsr(), heights, azimuth)
+
+
+def _fill(found: np.ndarray):
+    """The sparse matrix (R C, R C) that fills each row's gaps from the two ends of the gap."""
+    import scipy.sparse as sp
+
+    count = found.shape[1]
+    entries = []
+    for row, line in enumerate(found):
+        known = np.flatnonzero(line)
+        after = np.searchsorted(known, np.arange(count))
+        left, right = known[after - 1], known[after % len(known)]
+        exact = known[np.minimum(after, len(known) - 1)] == np.arange(count)
+        span = np.maximum((right - left) % count, 1)
+        weight = np.where(exact, 1.0, ((np.arange(count) - left) % count) / span)
+        entries += [(row * count + j, row * count + place, value) for j in range(count) for place, value in ((right[j], weight[j]), (left[j], 1 - weight[j]))]
+    rows, columns, values = np.array(entries).T
+    return sp.csr_matrix((values, (rows.astype(int), columns.astype(int))), shape=(found.size, found.size))
+
+
+def inside(line, scalp_: Scalp) -> np.ndarray:
+    """How far above a line ((degrees, height), ...) round the template's head each grid point lies (ROWS, COLUMNS), metres."""
+    degrees, heights = np.array(line, dtype=float).T
+    return scalp_.heights - np.interp(np.degrees(np.abs(scalp_.azimuth)), degrees, heights)
+
+
+def stand_off(points: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Points moved away from the middle of the head by `offset` (R, C) metres."""
+    middle = points[HANG_ROW].mean(0)
+    spokes = points - middle
+    return points + offset[..., None] * spokes / np.linalg.norm(spokes, axis=-1, keepdims=True)
+
+
+def cover(points: np.ndarray, offset: np.ndarray, visible: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Points (R, C, 3) and the triangles of the closed sheet that are not all deeper than DIP below the skin."""
+    triangles = sheet(points, closed=True)
+    deep = (offset < -DIP).reshape(-1)
+    return points, triangles[~deep[triangles].all(1)]
+
+
+def strands(rng: np.random.Generator, azimuth: np.ndarray, rows: int, curl: float) -> np.ndarray:
+    """Streaks (rows, C) of mean 0 and spread about 1 that run down the sheet, drifting sideways by `curl` radians."""
+    down = np.linspace(0, 1, rows)[:, None]
+    total = np.zeros((rows, len(azimuth)))
+    for frequency in (9, 17, 23, 37, 53, 71, 97):
+        phase, drift = rng.uniform(0, 2 * np.pi), rng.normal(0, 1)
+        total += np.cos(frequency * (azimuth + curl * drift * np.sin(2.5 * down + phase)) + phase)
+    return total / np.sqrt(3.5) * np.clip(4 * down, 0, 1)
+
+
+def hair(person: Person, vertices: np.ndarray) -> list[Surface]:
+    """The hair on a person's skin vertices; nothing for the bald."""
+    style = person.hair_style
+    if style == "bald":
+        return []
+    rng, grid = random(person.seed, person.index, "hair"), scalp()
+    points = grid.points(vertices)
+    top = {"cropped": 0.005, "short": 0.020, "volume": 0.036, "bun": 0.012, "bob": 0.022, "long": 0.020}[style] * rng.uniform(0.85, 1.2)
+    root = {"cropped": 0.008, "short": 0.016, "volume": 0.040, "bun": 0.012, "bob": 0.014, "long": 0.014}[style]
+    if person.hat:
+        top = min(top, 0.010)
+    opening = float(rng.choice([67.0, 107.0]))                                # of hanging hair, degrees: before or behind the ears
+    line = _hairline(rng, style, style in ("bob", "long") and opening < 90)
+    depth = inside(line, grid)
+    streaks = strands(rng, grid.azimuth, ROWS, 0.05)
+    swell = 1 + 0.25 * np.sin(grid.azimuth + rng.uniform(-1, 1)) * rng.uniform(-1, 1) + 0.10 * streaks
+    if style == "volume":
+        swell = swell + 0.05 * _bumps(rng, grid)
+    offset = np.where(depth > 0, top * swell * (1 - np.exp(-depth / root)), np.maximum(1.5 * depth, -0.03))
+    shade = 1 + 0.22 * streaks
+    outer = stand_off(points, offset)
+    if style in ("bob", "long"):
+        outer, offset, shade = _hang(rng, style, np.radians(opening), grid, outer, offset, shade)
+    outer, triangles = cover(outer, offset)
+    color = person.hair * np.clip(shade, 0.4, 1.8).reshape(-1, 1)
+    surfaces = [plain(outer, triangles, anatomy.LABEL["hair"], color, 0.22)]
+    if style == "bun" and not person.hat:
+        surfaces.append(_bun(rng, points, person))
+    return surfaces
+
+
+def _hairline(rng: np.random.Generator, style: str, over_ears: bool) -> list[tuple[float, float]]:
+    """The hairline, moved a little; a fringe over the forehead for some; over the ears or round them."""
+    up = rng.normal(0, 0.004)
+    fringe = style in ("bob", "long", "short") and rng.uniform() < 0.35
+    low = lambda degrees, height: min(height, 0.772) if fringe and degrees < 50 else height + up * (degrees < 60)
+    return [(degrees, 0.690 if over_ears and 62 < degrees < 120 else low(degrees, height)) for degrees, height in HAIRLINE]
+
+
+def _bumps(rng: np.random.Generator, grid: Scalp) -> np.ndarray:
+    """Curls (R, C): bumps of mean 0."""
+    down = np.linspace(0, LOWEST_ANGLE, ROWS)[:, None]
+    return sum(np.cos(a * down + rng.uniform(0, 6)) * np.cos(b * grid.azimuth + rng.uniform(0, 6)) for a, b in ((14, 11), (19, 17), (25, 8)))
+
+
+def _hang(rng: np.random.Generator, style: str, opening: float, grid: Scalp, outer: np.ndarray, offset: np.ndarray, shade: np.ndarray):
+    """The sheet with everything below HANG_ROW replaced by hair that falls straight down, open before the face, closed at the tips."""
+    edge = outer[HANG_ROW]
+    tips = {"bob": rng.uniform(-0.105, -0.08), "long": rng.uniform(-0.150, -0.130)}[style]
+    streaks = strands(rng, grid.azimuth, HANG_ROWS, 0.03)
+    down = np.linspace(0, 1, HANG_ROWS)[1:, None]
+    closed = np.clip((np.abs(grid.azimuth) - opening + 0.10 * down) / 0.12, 0, 1)
+    closed = closed * closed * (3 - 2 * closed)
+    middle = edge.mean(0)
+    wave = 0.004 * np.sin(9 * down + 2 * np.sin(3 * grid.azimuth)) * down + 0.0025 * streaks[1:]
+    radius = np.linalg.norm((edge - middle)[:, [0, 2]], axis=1)
+    reach = 1 - {"bob": rng.uniform(-0.04, 0.14), "long": rng.uniform(0.24, 0.34)}[style] * down + wave / radius
+    reach = 0.08 + (reach - 0.08) * closed
+    y = edge[:, 1] + (tips + 0.006 * streaks[-1] - edge[:, 1]) * down
+    fall = np.stack([middle[0] + (edge[:, 0] - middle[0]) * reach, y, middle[2] + (edge[:, 2] - middle[2]) * reach], axis=-1)
+    bottom = fall[-1:] * (1, 1, 1) + 0.7 * (np.array([middle[0], 0, middle[2]]) - fall[-1:]) * (1, 0, 1)
+    hidden = np.where(closed > 0, 0.01, -1.0)
+    sheet_points = np.concatenate([outer[:HANG_ROW + 1], fall, bottom])
+    offsets = np.concatenate([offset[:HANG_ROW + 1], hidden, hidden[-1:]])
+    return sheet_points, offsets, np.concatenate([shade[:HANG_ROW + 1], 1 + 0.22 * streaks[1:], 1 + 0.22 * streaks[-1:]])
+
+
+def _bun(rng: np.random.Generator, points: np.ndarray, person: Person) -> Surface:
+    """A knot of hair on the top or the back of the head."""
+    row = int(ROWS * rng.choice([0.26, 0.40, 0.52]))
+    size = rng.uniform(0.026, 0.034)
+    anchor = points[row, 0]                                                   # column 0 looks backwards
+    outward = (anchor - points[HANG_ROW].mean(0)) / np.linalg.norm(anchor - points[HANG_ROW].mean(0))
+    down, around = np.linspace(0, np.pi, 40)[:, None], np.linspace(0, 2 * np.pi, 80, endpoint=False)
+    twist = 1 + 0.03 * np.sin(10 * around + 5 * down)
+    ball = np.stack(np.broadcast_arrays(1.1 * np.sin(down) * np.sin(around), 0.9 * np.cos(down), np.sin(down) * np.cos(around)), axis=-1)
+    ball = ball * (size * twist)[..., None]
+    vertices = anchor + outward * 0.6 * size + ball
+    color = person.hair * np.clip(1 + 0.3 * np.sin(20 * around + 10 * down), 0.5, 1.6).reshape(-1, 1)
+    return plain(vertices, sheet(vertices, closed=True), anatomy.LABEL["hair"], color, 0.22)

@@ -1,0 +1,207 @@
+"""Make licence-free people: heads in the layouts that SOF and EG3D read.
+
+    python scripts/make_people.py prepare
+    python scripts/make_people.py heads --count 64 --views 30 --out data/heads
+    python scripts/make_people.py heads --count 1000 --layout both --split train --shard 3/8 --out data/heads
+
+OUT/00012/        person 12 as SOF reads it: seg_vis_00.png seg_00.png depth_00.png render_00.png ... cam2world.npy intrinsic.npy zRange.npy cameras.npy
+OUT/eg3d.zip      all persons as EG3D reads them
+A person is whole or not there: a killed run goes on where it stopped, and the files do not depend on how the work is sharded.
+"""
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common import config as configs
+from common.config import option, run_commands
+from common.errors import InputError
+from common.images import contact_sheet, encode_png, read_picture, write_eg3d_zip, write_png
+
+LAYOUTS = {"sof": ("sof",), "eg3d": ("eg3d",), "both": ("sof", "eg3d")}
+RESOLUTION = {"sof": 128, "eg3d": 512}
+PARTS = ".eg3d"                                                               # finished persons wait here for the zip
+SHEET_PEOPLE, SHEET_VIEWS = 12, 3
+
+
+@dataclass
+class PrepareConfig:
+    """No options."""
+
+
+@dataclass
+class HeadsConfig:
+    out: str = option("data/heads", "folder to write to; made if missing, gone on with if there")
+    count: int = option(16, "number of people")
+    views: int = option(30, "views of each, their cameras drawn one by one within 60 degrees to either side and 25 up and down")
+    resolution: int | None = option(None, "side of the pictures in pixels; 128 for sof, 512 for eg3d where not given")
+    layout: str = option("sof", "sof: a folder a person; eg3d: eg3d.zip", choices=LAYOUTS)
+    split: str = option("all", "which people: every tenth is test, held out of every training", choices=("train", "test", "all"))
+    seed: int = option(0, "the world that the people come from; person i is a function of the seed and i")
+    shard: str = option("0/1", "i/n: this process makes every n-th person, from the i-th on, i = 0 ... n-1")
+    rgb: bool = option(True, "also colour pictures in the sof layout (render_00.png); label maps alone are several times faster")
+    samples: int = option(3, "samples a pixel along each side, of colour pictures")
+    device: str = option("cpu", "where rays are cast: cpu or cuda")
+
+
+def prepare(config: PrepareConfig) -> None:
+    """Load anny once, building its cache where it is missing."""
+    from common.people.body import load_body
+
+    start = time.perf_counter()
+    load_body()
+    print(f"people are ready ({time.perf_counter() - start:.0f} s)")
+
+
+def heads(config: HeadsConfig) -> None:
+    """Make heads."""
+    check(config)
+    out = Path(config.out)
+    remember(config, out / "people.yml")
+    people = indices(config.count, config.split)
+    which, shards = shard_of(config.shard)
+    todo = [i for i in people[which::shards] if not all(folder(out, layout, i).is_dir() for layout in LAYOUTS[config.layout])]
+    for i in tqdm(todo, desc="heads", unit="person", disable=not todo):
+        make(config, out, i)
+    if "eg3d" in LAYOUTS[config.layout] and all(folder(out, "eg3d", i).is_dir() for i in people):
+        zip_up(config, out, people)
+    sheet = contact(config, out, people)
+    print(f"{len(people)} people in {out}: look at {sheet}")
+
+
+def check(config: HeadsConfig) -> None:
+    """Refuse numbers that make no sense: InputError naming the flag."""
+    for name, least in {"count": 1, "views": 1, "resolution": 8, "samples": 1, "seed": 0}.items():
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name}: expected {least} or more, not {value}")
+    shard_of(config.shard)
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """(i, n) of "i/n". Raises InputError."""
+    first, slash, last = text.partition("/")
+    if not (slash and first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+        raise InputError(f"--shard: expected i/n with 0 <= i < n, not {text}")
+    return int(first), int(last)
+
+
+def indices(count: int, split: str) -> list[int]:
+    """The first `count` people of a split."""
+    from common.people.persons import split as split_of
+
+    wanted = (i for i in range(10 * count) if split in ("all", split_of(i)))
+    return [i for _, i in zip(range(count), wanted)]
+
+
+def remember(config: HeadsConfig, path: Path) -> None:
+    """Keep the options beside the data. Raises InputError if the folder was made with others that change a person's files."""
+    fixed = ("views", "resolution", "seed", "rgb", "samples")
+    if path.exists():
+        old = configs.load(HeadsConfig, path)
+        for name in fixed:
+            if getattr(old, name) != getattr(config, name):
+                raise InputError(f"{path.parent}: was made with --{name} {getattr(old, name)}, not {getattr(config, name)}; choose another --out")
+    configs.save(config, path)
+
+
+def folder(out: Path, layout: str, i: int) -> Path:
+    """Where person i stands."""
+    return (out if layout == "sof" else out / PARTS) / f"{i:05d}"
+
+
+def make(config: HeadsConfig, out: Path, i: int) -> None:
+    """Person i in each layout that lacks it, written beside its place and renamed into it."""
+    from common.people.heads import head_scene
+    from common.people.persons import person
+
+    scene = head_scene(person(config.seed, i))
+    for layout, write in (("sof", write_sof), ("eg3d", write_eg3d)):
+        place = folder(out, layout, i)
+        if layout not in LAYOUTS[config.layout] or place.is_dir():
+            continue
+        partial = place.with_name(f".{place.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write(config, scene, i, partial)
+        partial.rename(place)
+
+
+def write_sof(config: HeadsConfig, scene, i: int, place: Path) -> None:
+    """One folder of SOF's multi-view training layout: label maps, their colours, 8-bit z_depth, cameras, and RGB beside."""
+    from common.cameras import invert_rigid
+    from common.labels import colorize
+    from common.people.layouts import sof_cameras, sof_similarity
+    from common.people.renderer import render
+
+    side = config.resolution or RESOLUTION["sof"]
+    cameras, pixels = sof_cameras(config.seed, i, config.views, side)
+    channels = ("labels", "z_depth", "mask") + ("rgb",) * config.rgb
+    views = render(scene.transform(sof_similarity(), 0.0), cameras, side, side, channels, config.samples, config.device)
+    ranges = np.array([depth_range(depth, mask) for depth, mask in zip(views["z_depth"], views["mask"])], np.float32)
+    for v in range(config.views):
+        near, far = ranges[v]
+        depth = np.where(views["mask"][v], np.round((views["z_depth"][v] - near) / (far - near) * 255), 0).astype(np.uint8)
+        files = {"seg_vis": colorize(views["labels"][v]), "seg": views["labels"][v], "depth": depth} | ({"render": views["rgb"][v]} if config.rgb else {})
+        for name, picture in files.items():
+            (place / f"{name}_{v:02d}.png").write_bytes(encode_png(picture))
+    extrinsics = invert_rigid(cameras.cam2world).numpy()
+    np.save(place / "cam2world.npy", cameras.cam2world.numpy())
+    np.save(place / "intrinsic.npy", pixels.numpy())
+    np.save(place / "zRange.npy", ranges)
+    calibration = {"extrinsics": list(extrinsics), "intrinsic": pixels.numpy(), "zRange": ranges, "instance": np.array([config.seed, i])}
+    np.save(place / "cameras.npy", np.array(calibration, dtype=object))
+
+
+def depth_range(depth: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
+    """Near and far of a view's z_depth, with room before the nearest point, whose value 0 would mean background."""
+    if not mask.any():
+        return 0.0, 1.0
+    near, far = depth[mask].min(), depth[mask].max()
+    return near - max((far - near) / 100, 1e-3), far
+
+
+def write_eg3d(config: HeadsConfig, scene, i: int, place: Path) -> None:
+    """The square colour pictures of a person for EG3D's zip."""
+    from common.people.layouts import eg3d_cameras, eg3d_similarity
+    from common.people.renderer import render
+
+    side = config.resolution or RESOLUTION["eg3d"]
+    views = render(scene.transform(eg3d_similarity(), 0.0), eg3d_cameras(config.seed, i, config.views), side, side, ("rgb",), config.samples, config.device)
+    for v, picture in enumerate(views["rgb"]):
+        (place / f"view_{v:02d}.png").write_bytes(encode_png(picture))
+
+
+def zip_up(config: HeadsConfig, out: Path, people: list[int]) -> None:
+    """EG3D's zip of all people."""
+    import torch
+
+    from common.cameras import Cameras
+    from common.people.layouts import eg3d_cameras
+
+    cameras = [eg3d_cameras(config.seed, i, config.views) for i in people]
+    all_cameras = Cameras(torch.cat([c.cam2world for c in cameras]), torch.cat([c.intrinsics for c in cameras]))
+    files = [(i, f"view_{v:02d}.png") for i in people for v in range(config.views)]
+    write_eg3d_zip(out / "eg3d.zip", ((f"{i:05d}/{name}", (folder(out, "eg3d", i) / name).read_bytes()) for i, name in files), all_cameras)
+
+
+def contact(config: HeadsConfig, out: Path, people: list[int]) -> Path:
+    """A contact sheet of the first people that are there, beside the data."""
+    layout = LAYOUTS[config.layout][0]
+    kinds = ("view",) if layout == "eg3d" else ("render", "seg_vis") if config.rgb else ("seg_vis",)
+    shown = [i for i in people if folder(out, layout, i).is_dir()][:SHEET_PEOPLE]
+    views = range(min(SHEET_VIEWS, config.views))
+    pictures = [read_picture(folder(out, layout, i) / f"{kind}_{v:02d}.png") for i in shown for kind in kinds for v in views]
+    path = out / "contact_sheet.png"
+    if pictures:
+        write_png(path, contact_sheet(pictures, 2 * len(kinds) * len(views)))
+    return path
+
+
+if __name__ == "__main__":
+    run_commands({"prepare": (prepare, PrepareConfig), "heads": (heads, HeadsConfig)}, "Make licence-free people for the five methods.")
