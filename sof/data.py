@@ -7,7 +7,7 @@
     Views without a prefix (00000.png ..., as the published README draws the folder) are read too.
 
 SOF's pixels are integers: pixel j of a side S picture is at u = j with the intrinsics of that side, and a label map of another side takes pixel
-floor(j * scale). `normal_intrinsics` turns that into the project's (j + 0.5) / S.
+floor(j * scale); so intrinsics are scaled to the side that is read before ``sof.cameras`` turns them into the project's.
 """
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.cameras import Cameras, check_cam2world, check_intrinsics, normalise_intrinsics
+from common.cameras import Cameras, check_cam2world, check_intrinsics
 from common.errors import InputError
 from common.files import replacing
 from common.images import decode_labels, one_channel, read_picture
 from common.published import read_npy
+from sof.cameras import sof_cameras
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ def load(data_root: str | Path, side: int, *, instances: str | None = None, obse
         heads = list(tqdm(pool.map(read, folders), "label maps", len(folders), unit="head", leave=False, disable=None))
     labels, cam2world, intrinsics, files = zip(*heads)
     index = [rows[folder.name] for folder, head in zip(folders, files) for _ in head]
-    cameras = Cameras(torch.cat(cam2world).float(), torch.cat(intrinsics).float(), orthographic)
+    cameras = sof_cameras(torch.cat(cam2world), torch.cat(intrinsics), side, orthographic).move(torch.float32)
     return Views(torch.cat(labels), cameras, torch.tensor(index), names, tuple(file for head in files for file in head), side)
 
 
 def _read_head(folder: Path, side: int, observations: str | None, data_type: str, encoding: str, shuffle_seed: int | None):
-    """Labels (v, S*S), cam2world (v, 4, 4), normalised intrinsics (v, 3, 3) and files of a head's chosen views."""
+    """Labels (v, S*S), cam2world (v, 4, 4), intrinsics (v, 3, 3) in pixels of that side, and files of a head's chosen views."""
     files = view_files(folder, data_type)
     cam2world, pixels = read_cam2world(folder, files), read_intrinsics(folder, files)
     if shuffle_seed is not None:
@@ -86,7 +87,7 @@ def _read_head(folder: Path, side: int, observations: str | None, data_type: str
 def _read_view(file: Path, pixels: Tensor, side: int, encoding: str) -> tuple[np.ndarray, Tensor]:
     picture = one_channel(read_picture(file), str(file))
     height, width = picture.shape
-    return decode_labels(picture, side, encoding, where=str(file)).ravel(), normal_intrinsics(scale_intrinsics(pixels, width, height, side), side)
+    return decode_labels(picture, side, encoding, where=str(file)).ravel(), scale_intrinsics(pixels, width, height, side)
 
 
 # What lies where
@@ -216,11 +217,6 @@ def _number(file: Path) -> int:
 def scale_intrinsics(pixels: Tensor, width: float, height: float, side: int) -> Tensor:
     """Intrinsics (..., 3, 3) in integer pixels of a width x height picture, for its copy of side x side: fx, cx by side/width, fy, cy by side/height."""
     return pixels * torch.tensor([[side / width], [side / height], [1.0]], dtype=pixels.dtype)
-
-
-def normal_intrinsics(pixels: Tensor, side: int) -> Tensor:
-    """The project's intrinsics (..., 3, 3) in picture sizes of SOF's in integer pixels of a side x side picture."""
-    return normalise_intrinsics(pixels, side, side, first_center=0.0)
 
 
 def parse_intrinsics(text: str, side: int, where: str = "intrinsics.txt") -> Tensor:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.cameras import Cameras, intrinsics_matrix, orbit, pixel_intrinsics, project
+from common.cameras import Cameras, orbit, pixel_intrinsics, project
 from common.errors import InputError
 from common.images import write_png
 from common.rays import camera_rays, pixel_grid
@@ -87,14 +87,14 @@ def test_sides_and_intrinsics_agree(root):
             assert torch.allclose(full.reshape(12, 16, 16, 3)[:, ::2, ::2], small.reshape(12, 8, 8, 3), atol=1e-5)
 
 
-def test_integer_pixels_are_converted_at_the_edge():
-    """SOF projects to u = f x / z + c in integer pixels; the same point in picture sizes is (u + 0.5) / S."""
-    point = torch.tensor([[[0.3, -0.2, 0.4]]], dtype=torch.float64)
-    cam2world = torch.from_numpy(cameras_of(0))[:1]
-    local = (torch.linalg.inv(cam2world[0]) @ torch.cat([point[0, 0], torch.ones(1, dtype=torch.float64)]))[:3]
-    u, v = 20 * local[0] / local[2] + 8, 20 * local[1] / local[2] + 7
-    uv, _ = project(Cameras(cam2world, data.normal_intrinsics(torch.from_numpy(matrix())[None], SIZE)), point)
-    assert torch.allclose(uv[0, 0], (torch.stack([u, v]) + 0.5) / SIZE)
+def test_integer_pixels_are_converted_at_the_edge(root):
+    """SOF projects to u = f x / z + c in integer pixels of the side that is read; the same point in picture sizes is (u + 0.5) / S."""
+    point = torch.tensor([0.3, -0.2, 0.4], dtype=torch.float64)
+    local = (torch.linalg.inv(torch.from_numpy(cameras_of(0)[0])) @ torch.cat([point, torch.ones(1, dtype=torch.float64)]))[:3]
+    for side in (SIZE, SIZE // 2):
+        u, v = (side / SIZE * (20 * local[axis] / local[2] + center) for axis, center in ((0, 8), (1, 7)))
+        uv, _ = project(data.load(root, side).cameras.pick([0]), point.float()[None, None])
+        assert torch.allclose(uv[0, 0].double(), (torch.stack([u, v]) + 0.5) / side, atol=1e-6)
 
 
 def test_scaled_intrinsics():
@@ -297,9 +297,3 @@ def test_intrinsics_txt():
     assert data.parse_intrinsics(text, 128).tolist() == [[500, 0, 256 * 128 / 500, 0], [0, 500, 62.5, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     for broken in ("", "a b c\n\n\n1 1", "1 2\n\n\n1 1", "1 2 3\n\n\n1", "1 2 3\n\n"):
         refused(lambda broken=broken: data.parse_intrinsics(broken, 128, "k.txt"), "k.txt")
-
-
-def test_normal_intrinsics_of_the_release():
-    """Focal 36, centre 64 of 128 integer pixels: 36/128 picture widths per unit, half a pixel right of the middle."""
-    K = data.normal_intrinsics(torch.tensor([[36.0, 0, 64], [0, 36, 64], [0, 0, 1]]), 128)
-    assert torch.allclose(K, intrinsics_matrix(36 / 128, (64.5 / 128, 64.5 / 128)))
