@@ -37,6 +37,7 @@ class Report:
     """What a check found wrong, and what it counted."""
 
     findings: list[str] = field(default_factory=list)
+    what: str = ""
     views: int = 0
     sizes: set[str] = field(default_factory=set)
     classes: set[int] = field(default_factory=set)
@@ -52,6 +53,7 @@ class Report:
             self.findings.append(f"{error.filename}: {error.strerror}")
 
     def note(self, wrong: bool, finding: str) -> None:
+        """Take down a finding if something is `wrong`."""
         if wrong:
             self.findings.append(finding)
 
@@ -65,23 +67,31 @@ class Report:
 
 def main(config: CheckConfig) -> None:
     root = Path(config.dir)
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")] if root.is_dir() else []
-    if root.is_file() or (root / "dataset.json").exists():
-        layout, report = "EG3D pictures", check_eg3d(root, config.threads)
-        counted = f"{report.views} pictures"
-    elif any((folder / "cam2world.npy").exists() or find_views(folder, config.data_type) for folder in folders):
-        check = partial(check_head, data_type=config.data_type, encoding=config.encoding)
-        layout, report = "SOF multi-view label maps", check_all(check, folders, config.threads, "head")
-        counted = f"{len(folders)} heads, {report.views} views"
-    else:
-        root.stat()
-        raise InputError(f"{root}: no data set, expected a zip, a folder with dataset.json, or heads' folders with {config.data_type}_00.png and cam2world.npy")
-    print("\n".join(report.findings + [f"{root}: {layout}: {counted} of {', '.join(sorted(report.sizes)) or 'no size'}"]))
-    if report.classes:
-        print(f"labels: {', '.join(SOF_LABELS[label] for label in sorted(report.classes))}")
-    if report.findings:
-        raise InputError(f"{root}: {len(report.findings)} finding{'s' * (len(report.findings) > 1)}")
+    found = {path: check(path, config) for path, check in data_sets(root, config.data_type).items()}
+    findings = [finding for report in found.values() for finding in report.findings]
+    print("".join(f"{finding}\n" for finding in findings), end="")
+    for path, report in found.items():
+        print(f"{path}: {report.what}, {report.views} pictures of {', '.join(sorted(report.sizes)) or 'no size'}")
+        if report.classes:
+            print(f"    labels: {', '.join(SOF_LABELS[label] for label in sorted(report.classes))}")
+    if findings:
+        raise InputError(f"{root}: {len(findings)} finding{'s' * (len(findings) > 1)}")
     print("sound")
+
+
+def data_sets(root: Path, data_type: str) -> dict[Path, Callable[[Path, CheckConfig], Report]]:
+    """The data sets at `root`, recognised by their content, and the check of each: heads' folders may have zips beside them."""
+    if root.is_file() or (root / "dataset.json").exists():
+        return {root: check_eg3d}
+    heads = {root: check_sof} if any((folder / "cam2world.npy").exists() or find_views(folder, data_type) for folder in subfolders(root)) else {}
+    sets = heads | dict.fromkeys(sorted(root.glob("*.zip")), check_eg3d)
+    if not sets:
+        raise InputError(f"{root}: no data set, expected a zip, a folder with dataset.json, or heads' folders with {data_type}_00.png and cam2world.npy")
+    return sets
+
+
+def subfolders(root: Path) -> list[Path]:
+    return [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
 
 
 def check_all(check: Callable[..., Report], items: Iterable, threads: int, unit: str) -> Report:
@@ -95,6 +105,14 @@ def check_all(check: Callable[..., Report], items: Iterable, threads: int, unit:
 
 
 # SOF
+
+def check_sof(root: Path, config: CheckConfig) -> Report:
+    """Every head's folder."""
+    folders = subfolders(root)
+    report = check_all(partial(check_head, data_type=config.data_type, encoding=config.encoding), folders, config.threads, "head")
+    report.what = f"SOF's multi-view layout, {len(folders)} heads"
+    return report
+
 
 def check_head(folder: Path, data_type: str, encoding: str) -> Report:
     """A head's label maps, previews, depth maps and cameras."""
@@ -153,14 +171,14 @@ def check_depth(folder: Path, files: list[Path], usual: tuple[int, int] | None, 
 
 # EG3D
 
-def check_eg3d(path: Path, threads: int) -> Report:
+def check_eg3d(path: Path, config: CheckConfig) -> Report:
     """Pictures, which must be square and alike, and the camera label of each."""
-    report = Report()
+    report = Report(what="EG3D's layout")
     with report.noting():
         pictures = open_image_folder(path, use_labels=False)
         with report.noting():
             check_eg3d_labels(open_image_folder(path), report)
-        report.add(check_all(partial(check_eg3d_picture, pictures), range(len(pictures)), threads, "picture"))
+        report.add(check_all(partial(check_eg3d_picture, pictures), range(len(pictures)), config.threads, "picture"))
     report.note(len(report.sizes) > 1, f"{path}: pictures of several sizes, expected one")
     return report
 

@@ -49,7 +49,7 @@ def heads(tmp_path) -> Path:
 
 def test_a_sound_folder_is_counted(heads, capsys):
     findings, summary = checked(capsys, heads)
-    assert findings == [] and "2 heads, 8 views of 8x8" in summary and "labels: background, skin, hair\n" in summary and summary.endswith("sound")
+    assert findings == [] and "2 heads, 8 pictures of 8x8" in summary and "labels: background, skin, hair\n" in summary and summary.endswith("sound")
 
 
 def labels_with(value: int) -> np.ndarray:
@@ -90,7 +90,7 @@ def test_all_findings_are_listed(heads, capsys):
         DAMAGE[name][1](heads / "00000" / DAMAGE[name][0])
     (heads / "00002").mkdir()
     findings, summary = checked(capsys, heads)
-    assert len(findings) == 5 and "00002: no views" in findings[-1] and "3 heads, 8 views" in summary
+    assert len(findings) == 5 and "00002: no views" in findings[-1] and "3 heads, 8 pictures" in summary
 
 
 def test_intrinsics_of_another_size_are_noticed(heads, capsys):
@@ -154,6 +154,16 @@ def test_sizes_of_eg3d_pictures(eg3d, capsys):
     write_png(eg3d / "00000" / "img1.png", np.zeros((8, 6, 3), np.uint8))
     findings, _ = checked(capsys, eg3d)
     assert len(findings) == 2 and "img1.png" in findings[0] and "several sizes" in findings[1]
+
+
+def test_a_zip_beside_heads_is_checked_too(heads, eg3d, capsys):
+    archive = eg3d.with_suffix(".zip").rename(heads / "eg3d.zip")
+    findings, summary = checked(capsys, heads)
+    assert findings == [] and "8 pictures" in summary and "eg3d.zip: EG3D's layout, 3 pictures" in summary
+    archive.write_bytes(b"")
+    (heads / "00001" / "seg_01.png").unlink()
+    findings, _ = checked(capsys, heads)
+    assert len(findings) == 2 and "seg_01.png" in findings[0] and "eg3d.zip" in findings[1]
 
 
 def test_broken_zip_is_one_finding(eg3d, capsys):
