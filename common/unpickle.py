@@ -119,6 +119,7 @@ class Unpickler(pickle._Unpickler):
 
     def load_newobj_ex(self) -> None:
         kwargs, args, function = self.stack.pop(), self.stack.pop(), self.stack.pop()
+        _require(type(kwargs) is dict, "calls something that is not a class")
         self.append(self.call(function, args, kwargs))
 
     def load_build(self) -> None:

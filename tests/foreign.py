@@ -89,6 +89,9 @@ class Call:
     def __reduce__(self):
         return self.value
 
+    def __call__(self):                                      # pickle writes calls of callable things only
+        raise NotImplementedError
+
 
 # --- Python 2, protocol 2 -----------------------------------------------------------------------------------------------------------------
 
