@@ -16,7 +16,7 @@ def confusion_matrix(predicted: Tensor, target: Tensor, classes: int) -> Tensor:
     return torch.bincount(target * classes + predicted, minlength=classes**2).view(classes, classes)
 
 
-def iou_per_class(confusion: Tensor) -> Tensor:
+def class_ious(confusion: Tensor) -> Tensor:
     """Intersection over union (classes,) float64, in [0, 1]; NaN for a class that is nowhere in the ground truth."""
     hit = confusion.diagonal().double()
     present = confusion.sum(dim=1)
@@ -24,6 +24,6 @@ def iou_per_class(confusion: Tensor) -> Tensor:
     return torch.where(present > 0, iou, torch.nan)
 
 
-def miou(confusion: Tensor) -> float:
+def mean_iou(confusion: Tensor) -> float:
     """The mean IoU over every class of the ground truth, background included; NaN if there is none."""
-    return float(iou_per_class(confusion).nanmean())
+    return float(class_ious(confusion).nanmean())

@@ -1,4 +1,4 @@
-"""The three mean IoUs that SOF's release reports, under names of their own (specification 4.4 and 5.1); ``common.metrics.miou`` is the honest one.
+"""The three mean IoUs that SOF's release reports, under names of their own (specification 4.4 and 5.1); ``common.metrics.mean_iou`` is the honest one.
 
 All compare label maps (B, ...) of B pictures, each picture and class by itself.
 """
@@ -6,8 +6,6 @@ from __future__ import annotations
 
 from torch import Tensor
 from torch.nn.functional import interpolate, one_hot
-
-STYLE_FILTER_CLASSES, STYLE_FILTER_SIDE = 17, 128
 
 
 def logged_miou(predicted: Tensor, target: Tensor, classes: int = 20) -> Tensor:
@@ -26,10 +24,10 @@ def notebook_miou(predicted: Tensor, target: Tensor, classes: int = 20) -> Tenso
     return ((intersection + 1e-8) / (union + 1e-8)).mean(dim=1)
 
 
-def style_filter_miou(first: Tensor, second: Tensor) -> Tensor:
-    """(B,) The portrait path's, of 17-class maps (B, 1, H, W): at 128 x 128, the mean over all classes of i / (u + 1e-6); a class in neither map counts 0."""
-    resize = lambda labels: interpolate(labels.float(), size=(STYLE_FILTER_SIDE,) * 2, mode="nearest")
-    intersection, union = _overlaps(resize(first), resize(second), STYLE_FILTER_CLASSES)
+def style_filter_miou(first: Tensor, second: Tensor, classes: int = 17, side: int = 128) -> Tensor:
+    """(B,) The portrait path's, of maps (B, 1, H, W): at side x side, the mean over all classes of i / (u + 1e-6); a class in neither map counts 0."""
+    resize = lambda labels: interpolate(labels.float(), size=(side, side), mode="nearest")
+    intersection, union = _overlaps(resize(first), resize(second), classes)
     return (intersection / (union + 1e-6)).mean(dim=1)
 
 

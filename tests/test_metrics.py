@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.metrics import confusion_matrix, iou_per_class, miou
+from common.metrics import class_ious, confusion_matrix, mean_iou
 from sof.metrics import logged_miou, notebook_miou, style_filter_miou
 
 CLASSES = 6
@@ -26,11 +26,11 @@ def brute_iou(a, b, label):
 
 def test_iou_is_that_of_sets():
     predicted, target = maps(0)
-    iou = iou_per_class(confusion_matrix(predicted, target, CLASSES))
+    iou = class_ious(confusion_matrix(predicted, target, CLASSES))
     for label in range(CLASSES):
         both, either = brute_iou(predicted, target, label)
         assert iou[label].item() == pytest.approx(both / either)
-    assert miou(confusion_matrix(predicted, target, CLASSES)) == pytest.approx(iou.mean().item())
+    assert mean_iou(confusion_matrix(predicted, target, CLASSES)) == pytest.approx(iou.mean().item())
 
 
 def test_rows_are_the_truth():
@@ -40,10 +40,10 @@ def test_rows_are_the_truth():
 
 def test_every_class_of_the_truth_counts_and_no_other():
     target = torch.tensor([0, 0, 0, 1])
-    assert miou(confusion_matrix(torch.tensor([0, 0, 0, 0]), target, 3)) == pytest.approx((0.75 + 0) / 2)       # class 1 missed: 0, not dropped
-    iou = iou_per_class(confusion_matrix(torch.tensor([0, 0, 2, 1]), target, 3))
+    assert mean_iou(confusion_matrix(torch.tensor([0, 0, 0, 0]), target, 3)) == pytest.approx((0.75 + 0) / 2)       # class 1 missed: 0, not dropped
+    iou = class_ious(confusion_matrix(torch.tensor([0, 0, 2, 1]), target, 3))
     assert iou[:2].tolist() == pytest.approx([2 / 3, 1]) and math.isnan(iou[2])                                   # a false class hurts where it stands
-    assert miou(confusion_matrix(target, target, 3)) == 1 and math.isnan(miou(torch.zeros(3, 3, dtype=torch.int64)))
+    assert mean_iou(confusion_matrix(target, target, 3)) == 1 and math.isnan(mean_iou(torch.zeros(3, 3, dtype=torch.int64)))
 
 
 def test_matrices_of_parts_add_up():
