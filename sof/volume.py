@@ -22,9 +22,8 @@ from sof.model import SOF
 LEVEL = -0.5                                                  # of the published notebooks
 
 
-def background_margin(scores: Tensor) -> Tensor:
-    """P(background) - max P(other class) (...), in [-1, 1], of class scores (..., C)."""
-    probabilities = scores.softmax(dim=-1)
+def background_margin(probabilities: Tensor) -> Tensor:
+    """P(background) - max P(other class) (...), in [-1, 1], of class probabilities (..., C)."""
     return probabilities[..., 0] - probabilities[..., 1:].amax(dim=-1)
 
 
@@ -59,7 +58,7 @@ def head_volume(model: SOF, scene, camera: Cameras, side: int, slices: int, z_ra
     """
     def margins(voxels: Tensor) -> Tensor:
         points = voxel_points(camera, voxels, side, slices, z_range)
-        return background_margin(model.field(scene, points[None])[0])
+        return background_margin(model.field(scene, points[None])[0].softmax(dim=-1))
 
     box = torch.tensor([[0.0, 0.0, 0.0], [side - 1, side - 1, slices - 1]], device=camera.cam2world.device)
     shape = (side, side, slices)
