@@ -39,10 +39,12 @@ class Part:
 
 @dataclass(frozen=True)
 class Skin(Part):
-    """Skin with what colours it: brow and lip (V,) in [0, 1]."""
+    """Skin with what colours it: brow, lip, lid and inside (of the mouth) (V,) in [0, 1]."""
 
     brow: np.ndarray
     lip: np.ndarray
+    lid: np.ndarray
+    inside: np.ndarray
 
 
 @cache
@@ -56,9 +58,9 @@ def skin() -> Skin:
     masked = {name: _masked(body, name, texture) for name in ("lips", "eyelids", "ears", "inside-mouth")}
     jaw = matrix @ _action(body, "jawOpen")
     labels = _skin_labels(center, masked, jaw[quads].mean(1))
-    lip = np.zeros(len(template))
-    lip[quads[masked["lips"]]] = 1
-    return Skin(matrix, _triangles(quads), np.repeat(labels, 2), template, _brow(template), lip)
+    soft = lambda mask: np.bincount(quads.reshape(-1), np.repeat(mask, 4), len(template)) / np.bincount(quads.reshape(-1), minlength=len(template))
+    tints = (soft(masked[name].astype(float)) for name in ("lips", "eyelids", "inside-mouth"))
+    return Skin(matrix, _triangles(quads), np.repeat(labels, 2), template, _brow(template), *tints)
 
 
 def _skin_labels(center: np.ndarray, masked: dict[str, np.ndarray], jaw: np.ndarray) -> np.ndarray:

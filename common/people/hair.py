@@ -25,7 +25,7 @@ HANG_ROW = int(ROWS * np.radians(93) / LOWEST_ANGLE)                          # 
 HANG_ROWS = 48
 DIP = 0.012                                                                   # triangles deeper than this below the skin are dropped
 HAIRLINE = (                                                                  # degrees from the face, height
-    (0, 0.803), (28, 0.801), (45, 0.790), (58, 0.766), (66, 0.722), (73, 0.718), (80, 0.752), (100, 0.754), (108, 0.700), (125, 0.672), (180, 0.664))
+    (0, 0.803), (28, 0.801), (45, 0.790), (58, 0.766), (66, 0.722), (73, 0.718), (80, 0.744), (99, 0.746), (108, 0.700), (125, 0.672), (180, 0.664))
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,9 @@ def _fill(found: np.ndarray):
 
 def inside(line, scalp_: Scalp) -> np.ndarray:
     """How far above a line ((degrees, height), ...) round the template's head each grid point lies (ROWS, COLUMNS), metres."""
-    degrees, heights = np.array(line, dtype=float).T
-    return scalp_.heights - np.interp(np.degrees(np.abs(scalp_.azimuth)), degrees, heights)
+    from scipy.interpolate import PchipInterpolator
+
+    return scalp_.heights - PchipInterpolator(*np.array(line, dtype=float).T)(np.degrees(np.abs(scalp_.azimuth)))
 
 
 def stand_off(points: np.ndarray, offset: np.ndarray) -> np.ndarray:
@@ -120,20 +121,23 @@ def hair(person: Person, vertices: np.ndarray) -> list[Surface]:
     root = {"cropped": 0.008, "short": 0.016, "volume": 0.040, "bun": 0.012, "bob": 0.014, "long": 0.014}[style]
     if person.hat:
         top = min(top, 0.010)
-    opening = float(rng.choice([67.0, 107.0]))                                # of hanging hair, degrees: before or behind the ears
+    opening = float(rng.choice([59.0, 106.0]))                                # of hanging hair, degrees: before or behind the ears
     line = _hairline(rng, style, style in ("bob", "long") and opening < 90)
-    depth = inside(line, grid)
-    streaks = strands(rng, grid.azimuth, ROWS, 0.05)
-    swell = 1 + 0.25 * np.sin(grid.azimuth + rng.uniform(-1, 1)) * rng.uniform(-1, 1) + 0.10 * streaks
+    all_streaks = strands(rng, grid.azimuth, HANG_ROW + HANG_ROWS, 0.05)
+    streaks = all_streaks[:ROWS]
+    depth = inside(line, grid) + 0.0015 * streaks
+    down = np.linspace(0, 1, ROWS)[:, None]
+    swell = 1 + 0.10 * streaks + np.clip(4 * down, 0, 1) * 0.25 * np.sin(grid.azimuth + rng.uniform(-1, 1)) * rng.uniform(-1, 1)
+    if style == "short":
+        swell = swell * (1 - 0.6 * np.clip(3 * down - 0.9, 0, 1))                     # shorter at the sides and the back
     if style == "volume":
-        swell = swell + 0.05 * _bumps(rng, grid)
+        swell = swell + 0.05 * np.clip(4 * down, 0, 1) * _bumps(rng, grid)
     offset = np.where(depth > 0, top * swell * (1 - np.exp(-depth / root)), np.maximum(1.5 * depth, -0.03))
-    shade = 1 + 0.22 * streaks
     outer = stand_off(points, offset)
     if style in ("bob", "long"):
-        outer, offset, shade = _hang(rng, style, np.radians(opening), grid, outer, offset, shade)
+        outer, offset, streaks = _hang(rng, style, np.radians(opening), grid, outer, offset, all_streaks)
     outer, triangles = cover(outer, offset)
-    color = person.hair * np.clip(shade, 0.4, 1.8).reshape(-1, 1)
+    color = person.hair * np.clip(1 + 0.22 * streaks, 0.4, 1.8).reshape(-1, 1)
     surfaces = [plain(outer, triangles, anatomy.LABEL["hair"], color, 0.22)]
     if style == "bun" and not person.hat:
         surfaces.append(_bun(rng, points, person))
@@ -154,26 +158,26 @@ def _bumps(rng: np.random.Generator, grid: Scalp) -> np.ndarray:
     return sum(np.cos(a * down + rng.uniform(0, 6)) * np.cos(b * grid.azimuth + rng.uniform(0, 6)) for a, b in ((14, 11), (19, 17), (25, 8)))
 
 
-def _hang(rng: np.random.Generator, style: str, opening: float, grid: Scalp, outer: np.ndarray, offset: np.ndarray, shade: np.ndarray):
+def _hang(rng: np.random.Generator, style: str, opening: float, grid: Scalp, outer: np.ndarray, offset: np.ndarray, streaks: np.ndarray):
     """The sheet with everything below HANG_ROW replaced by hair that falls straight down, open before the face, closed at the tips."""
     edge = outer[HANG_ROW]
     tips = {"bob": rng.uniform(-0.105, -0.08), "long": rng.uniform(-0.150, -0.130)}[style]
-    streaks = strands(rng, grid.azimuth, HANG_ROWS, 0.03)
+    hanging = streaks[HANG_ROW + 1:]
     down = np.linspace(0, 1, HANG_ROWS)[1:, None]
-    closed = np.clip((np.abs(grid.azimuth) - opening + 0.10 * down) / 0.12, 0, 1)
+    closed = np.clip((np.abs(grid.azimuth) - opening + 0.10 * down) / 0.06, 0, 1)
     closed = closed * closed * (3 - 2 * closed)
     middle = edge.mean(0)
-    wave = 0.004 * np.sin(9 * down + 2 * np.sin(3 * grid.azimuth)) * down + 0.0025 * streaks[1:]
+    wave = 0.004 * np.sin(9 * down + 2 * np.sin(3 * grid.azimuth)) * down + 0.0020 * np.minimum(4 * down, 1) * hanging
     radius = np.linalg.norm((edge - middle)[:, [0, 2]], axis=1)
     reach = 1 - {"bob": rng.uniform(-0.04, 0.14), "long": rng.uniform(0.24, 0.34)}[style] * down + wave / radius
     reach = 0.08 + (reach - 0.08) * closed
-    y = edge[:, 1] + (tips + 0.006 * streaks[-1] - edge[:, 1]) * down
+    y = edge[:, 1] + (tips + 0.006 * hanging[-1] - edge[:, 1]) * down
     fall = np.stack([middle[0] + (edge[:, 0] - middle[0]) * reach, y, middle[2] + (edge[:, 2] - middle[2]) * reach], axis=-1)
     bottom = fall[-1:] * (1, 1, 1) + 0.7 * (np.array([middle[0], 0, middle[2]]) - fall[-1:]) * (1, 0, 1)
     hidden = np.where(closed > 0, 0.01, -1.0)
     sheet_points = np.concatenate([outer[:HANG_ROW + 1], fall, bottom])
     offsets = np.concatenate([offset[:HANG_ROW + 1], hidden, hidden[-1:]])
-    return sheet_points, offsets, np.concatenate([shade[:HANG_ROW + 1], 1 + 0.22 * streaks[1:], 1 + 0.22 * streaks[-1:]])
+    return sheet_points, offsets, np.concatenate([streaks, streaks[-1:]])
 
 
 def _bun(rng: np.random.Generator, points: np.ndarray, person: Person) -> Surface:

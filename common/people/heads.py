@@ -27,8 +27,7 @@ def head_scene(person: Person) -> Scene:
     vertices = skin.matrix @ base
     parts = [Surface(vertices, skin.triangles, skin.labels, skin_colors(person, skin), np.full(len(vertices), 0.06))]
     parts += [_eye(part, base, person) for part in anatomy.eyes()]
-    parts += [Surface(part.matrix @ base, part.triangles, part.labels, np.tile(color, (part.matrix.shape[0], 1)), np.full(part.matrix.shape[0], 0.25))
-              for part, color in zip(anatomy.mouth(), (TEETH, TEETH, TONGUE))]
+    parts += [_inside(part, base, color) for part, color in zip(anatomy.mouth(), (TEETH, TEETH, TONGUE))]
     parts += [wear.clothes(person, vertices), *hair.hair(person, vertices), *wear.hat(person, vertices), *wear.glasses(person, base)]
     return join(parts)
 
@@ -50,11 +49,16 @@ def skin_colors(person: Person, skin: anatomy.Skin) -> np.ndarray:
     blush = 0.8 * near(0.045, 0.690, 0.125, 0.016) + 0.7 * near(0, 0.678, 0.165, 0.010) + 0.5 * near(0.075, 0.71, 0.05, 0.02)
     mix = lambda a, b, weight: a + (np.asarray(b) - a) * weight[:, None]
     color = mix(np.tile(person.skin, (len(x), 1)), person.skin * (1.0, 0.72, 0.70), np.clip(blush, 0, 1))
-    color = mix(color, person.skin * (0.88, 0.50, 0.50), skin.lip)
-    color[np.unique(skin.triangles[skin.labels == anatomy.LABEL["mouth"]])] = INSIDE
-    lids = np.isin(skin.labels, (anatomy.LABEL["l_eye"], anatomy.LABEL["r_eye"]))
-    color[np.unique(skin.triangles[lids])] = 0.35 * person.skin * (1, 0.8, 0.8)
+    color = mix(color, person.skin * (0.84, 0.50, 0.52), skin.lip)
+    color = mix(color, 0.35 * person.skin * (1, 0.8, 0.8), skin.lid)
+    color = mix(color, INSIDE, skin.inside * (1 - skin.lip))
     return mix(color, 0.5 * np.minimum(person.hair, 0.16), 0.85 * skin.brow)
+
+
+def _inside(part: anatomy.Part, base: np.ndarray, color: tuple) -> Surface:
+    """Teeth or tongue, darker towards the throat."""
+    light = np.clip((part.template[:, 2:] - 0.100) / 0.040, 0.06, 1)
+    return Surface(part.matrix @ base, part.triangles, part.labels, color * light, np.full(len(light), 0.25))
 
 
 def _eye(part: anatomy.Part, base: np.ndarray, person: Person) -> Surface:

@@ -9,7 +9,7 @@ from common.people.renderer import vertex_normals
 from common.people.surfaces import Surface, plain, sheet
 
 NECK_AXIS = 0.020                                                             # z of the template's neck
-NECKLINE = ((0, 0.560), (45, 0.572), (90, 0.592), (135, 0.602), (180, 0.604))  # degrees from the front, height
+NECKLINE = (0.562, 0.589, 0.604)                                              # its height in front, at the sides, behind
 NECKLINE_SHIFT = {"crew": 0.0, "vee": 0.004, "turtle": 0.034, "scoop": -0.008}
 HAT_LINE = ((0, 0.779), (60, 0.768), (100, 0.745), (180, 0.712))
 LENS = np.array((0.029, 0.023))                                               # half width and half height of a glass
@@ -31,10 +31,11 @@ def clothes(person: Person, vertices: np.ndarray) -> Surface:
 def _below_neckline(style: str, points: np.ndarray) -> np.ndarray:
     """How far below the neckline template points (P, 3) lie, metres."""
     x, y, z = points.T
-    degrees = np.degrees(np.abs(np.arctan2(x, z - NECK_AXIS)))
-    line = np.interp(degrees, *np.array(NECKLINE).T) + NECKLINE_SHIFT[style]
+    front, side, back = NECKLINE
+    facing = (z - NECK_AXIS) / np.hypot(x, z - NECK_AXIS)
+    line = side + np.where(facing > 0, front - side, side - back) * facing * np.abs(facing) ** 0.5 + NECKLINE_SHIFT[style]
     if style == "vee":
-        line = line - np.clip(0.060 - 1.3 * np.abs(x), 0, None) * (z > NECK_AXIS)
+        line = line - np.clip(0.060 - 1.3 * np.hypot(x, 0.006), 0, None) * (z > NECK_AXIS)
     if style == "scoop":
         line = line - 0.045 * np.exp(-((x / 0.055) ** 2)) * (z > NECK_AXIS)
     return line - y
@@ -47,7 +48,7 @@ def hat(person: Person, vertices: np.ndarray) -> list[Surface]:
     grid = hair.scalp()
     above = hair.inside(HAT_LINE, grid)
     roll = 0.006 * (np.clip(above / 0.004, 0, 1) - np.clip((above - 0.032) / 0.004, 0, 1)) if person.hat == "beanie" else 0.0
-    dome = 0.016 + 0.012 * np.clip((above - 0.05) / 0.05, 0, 1)
+    dome = 0.014 + 0.006 * np.clip((above - 0.05) / 0.05, 0, 1)
     offset = np.where(above > 0, dome + roll, np.maximum(0.016 + 8 * above, -0.03))
     points, triangles = hair.cover(hair.stand_off(grid.points(vertices), offset), offset)
     color = person.cloth[[2, 0, 1]] * (1 + 0.06 * np.sign(np.sin(60 * grid.azimuth)) * (person.hat == "beanie") * np.ones_like(above)).reshape(-1, 1)
@@ -59,13 +60,14 @@ def _visor(points: np.ndarray, above: np.ndarray, grid: hair.Scalp, color: np.nd
     """A cap's visor: from the dome's edge forwards and down, rounded, 4 mm thick."""
     columns = np.flatnonzero(np.abs(grid.azimuth) < np.radians(62))
     row = (above[:, columns] > 0.004).sum(0) - 1
-    edge = points[row, columns]
+    part = ((above[row, columns] - 0.004) / (above[row, columns] - above[row + 1, columns]))[:, None]
+    edge = (1 - part) * points[row, columns] + part * points[row + 1, columns]
     length = 0.050 * np.sqrt(np.clip(1 - (grid.azimuth[columns] / np.radians(62)) ** 2, 0, 1))
     steps = np.linspace(-0.15, 1, 10)[:, None, None]
     flat = edge + steps * length[:, None] * (0, -0.30, 1.0) + (0, -0.012, 0) * (edge[:, [0]] / 0.07) ** 2 * np.clip(steps, 0, 1)
     top, bottom = flat + (0, 0.002, 0), flat - (0, 0.002, 0)
     loop = np.concatenate([bottom[:1], top, bottom[::-1]])
-    return plain(loop, sheet(loop, closed=False)[:, ::-1], anatomy.LABEL["hat"], color)
+    return plain(loop, sheet(loop, closed=False), anatomy.LABEL["hat"], color)
 
 
 def glasses(person: Person, base: np.ndarray) -> list[Surface]:
