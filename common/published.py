@@ -79,7 +79,8 @@ def _opened(path: str | Path, expected: str) -> Iterator[tuple[BinaryIO, int]]:
     except EOFError as error:
         raise InputError(f"{path}: ends too early; expected {expected}") from error
     except Exception as error:                               # a reader of arbitrary bytes fails in as many ways as there are bytes
-        raise InputError(_line(f"{path}: damaged or of another kind ({type(error).__name__}); expected {expected}")) from error
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise InputError(_line(f"{path}: damaged or of another kind ({reason}); expected {expected}")) from error
 
 
 class _Source:
