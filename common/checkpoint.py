@@ -79,11 +79,13 @@ def newest(folder: str | Path) -> Path | None:
 
 
 def keep_last(folder: str | Path, k: int) -> None:
-    """Remove all but the k checkpoints of the highest numbers, and what killed writers left; nothing goes unless a valid one stays."""
+    """Remove all but the k checkpoints of the highest numbers, and what killed writers left; no checkpoint goes unless a valid one stays."""
     paths = numbered(folder)
-    if any(_valid(path) for path in paths[:k]):
-        for path in [*paths[k:], *Path(folder).glob(".step_*.tmp")]:
-            path.unlink(missing_ok=True)
+    if paths[k:] and any(_valid(path) for path in paths[:k]):
+        for path in paths[k:]:
+            path.unlink()
+    for path in Path(folder).glob(".step_*.tmp"):
+        path.unlink()
 
 
 def _valid(path: Path) -> bool:

@@ -32,10 +32,14 @@ TRUE, FALSE, NONE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}, {"n
 EXPECTED = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text"}
 
 
-def option(default, help: str, *, choices: Iterable | None = None, positional: bool = False, short: str | None = None):
-    """A field of a config: its default (`...` makes it required) and what it means, with unit and range. `short` is an extra flag such as "-o"."""
+def option(default, help: str, *, choices: Iterable | None = None, low: float | None = None, positional: bool = False, short: str | None = None,
+           free: bool = False):
+    """A field of a config: its default (`...` makes it required) and what it means, with unit and range.
+
+    `choices` and `low` (the least value) are checked; `short` is an extra flag such as "-o"; `free` options may differ when a run is resumed.
+    """
     value = {} if default is ... else {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
-    metadata = {"help": help, "choices": None if choices is None else tuple(choices), "positional": positional, "short": short}
+    metadata = {"help": help, "choices": None if choices is None else tuple(choices), "low": low, "positional": positional, "short": short, "free": free}
     return dataclasses.field(**value, kw_only=True, metadata=metadata)
 
 
@@ -130,7 +134,7 @@ def _fields(ConfigClass: type) -> dict[str, tuple[dataclasses.Field, _Kind]]:
 
 def _reader(field: dataclasses.Field, kind: _Kind) -> Callable[[str], typing.Any]:
     """The function that turns one text into this option's value, or says what was expected."""
-    choices = field.metadata["choices"]
+    choices, low = field.metadata["choices"], field.metadata["low"]
 
     def read(text: str):
         if kind.optional and text.lower() in NONE:
@@ -141,6 +145,8 @@ def _reader(field: dataclasses.Field, kind: _Kind) -> Callable[[str], typing.Any
             raise argparse.ArgumentTypeError(f"expected {EXPECTED[kind.element]}{' or none' * kind.optional}, got {text!r}") from None
         if choices and value not in choices:
             raise argparse.ArgumentTypeError(f"expected one of {', '.join(map(str, choices))}, got {text!r}{nearest(text, map(str, choices))}")
+        if low is not None and value < low:
+            raise argparse.ArgumentTypeError(f"expected {low} or more, got {text!r}")
         return value
 
     return read
