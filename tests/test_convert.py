@@ -45,7 +45,8 @@ def test_as_a_user_runs_it(tmp_path, model):
 
 
 @pytest.mark.parametrize("wrap", [
-    lambda m: {"model": m.state_dict()}, lambda m: m.state_dict(), lambda m: {"model": nn.DataParallel(m).state_dict()}, nn.DataParallel, lambda m: {"model": m},
+    lambda m: {"model": m.state_dict()}, lambda m: m.state_dict(), lambda m: {"model": nn.DataParallel(m).state_dict()},
+    nn.DataParallel, lambda m: {"model": m},
 ], ids=["published", "state dict", "DataParallel state dict", "DataParallel module", "module"])
 @pytest.mark.parametrize("zipped", [True, False])
 def test_there_and_back(tmp_path, model, wrap, zipped):
