@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 SLACK = 2**20                                               # bytes that copies and expanded views may take beyond four times the file
-PYTHON2 = {"__builtin__": "builtins", "copy_reg": "copyreg", "UserDict": "collections"}
+PYTHON2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 INERT = {"argparse", "collections", "copyreg", "datetime", "decimal", "enum", "fractions", "functools", "pathlib", "types", "uuid"}
 INERT_BUILTINS = {"object", "type", "list", "dict", "tuple", "int", "float", "str", "bool", "bytes", "slice", "range", "Ellipsis", "NotImplemented"}
 DTYPES = {str(value).removeprefix("torch."): value for value in vars(torch).values() if isinstance(value, torch.dtype)}
-SCALARS = {type(None), bool, int, float, complex, str, bytes, torch.dtype}
+SCALARS = (type(None), bool, int, float, complex, str, bytes, torch.dtype)
 STORAGES = {
     f"{name}Storage": dtype for name, dtype in {
         "Float": torch.float32, "Double": torch.float64, "Half": torch.float16, "BFloat16": torch.bfloat16,
@@ -205,9 +205,9 @@ def _whole(*numbers: Any) -> bool:
 
 
 def _key(value: Any) -> Any:
-    """A dict's key or set's member: a scalar, a flat tuple of them or a Record. (The hash of nested tuples takes exponential time.)"""
+    """A dict's key or set's member: a scalar or a Record, or a flat tuple of them. (The hash of nested tuples takes exponential time.)"""
     for part in value if type(value) is tuple else (value,):
-        _require(type(part) in SCALARS and (type(part) is not int or abs(part) < 2**64), "has a dict or set whose keys are not plain")
+        _require(type(part) in (*SCALARS, Record) and (type(part) is not int or abs(part) < 2**64), "has a dict or set whose keys are not plain")
     return value
 
 

@@ -161,8 +161,9 @@ def test_modules_are_not_imported(tmp_path, monkeypatch):
 
 def test_what_is_not_known_stays_inert(tmp_path):
     path = tmp_path / "file.pkl"
-    path.write_bytes(pickle.dumps([Call(torch.save, 1, "x"), torch.nn.functional.relu, Path("a")], 4))
-    saved, function, name = outcome(path)
+    path.write_bytes(pickle.dumps([Call(torch.save, 1, "x"), torch.nn.functional.relu, Path("a"), {Path("key"): 1}], 4))
+    saved, function, name, keyed = outcome(path)
+    assert [(type(key), value) for key, value in keyed.items()] == [(Record, 1)]
     assert (saved.name, saved.args, function.args) == ("save", (1, "x"), None) and isinstance(name, Record)
     assert not any(callable(record) for record in (saved, function, name)) and repr(function) == "<Record torch.nn.functional.relu>"
 
