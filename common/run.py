@@ -125,7 +125,7 @@ class Run:
             raise InputError(f"--batch_size: {config.batch_size} images cannot be shared by {ranks.count()} ranks x {config.accumulate} parts (--accumulate)")
         self.config, self.state, self.device = config, state, start(config)
         self.folder = Path(config.logging_root) / config.name
-        self.number, self.seconds, self.stopping = 0, 0.0, False
+        self.number, self.seconds = 0, 0.0
         self._resume()
         for item in state.values():
             if isinstance(item, nn.Module):

@@ -21,7 +21,7 @@ class Base:
 
 @dataclass
 class Config(Base):
-    max_steps: int = option(200, "optimiser steps, 100 % of them")
+    max_steps: int = option(200, "optimiser steps, 100 % of them", low=1)
     opt_cam: bool = option(False, "estimate the cameras too")
     precision: str = option("fp32", "matrix products", choices=("fp32", "tf32"))
     views: list[int] | None = option(None, "views; none for all")
@@ -82,6 +82,7 @@ def test_saved_config_is_accepted_as_config_file(tmp_path):
     ("lr: nan", "lr: expected a finite number"),
     ("lr: [1]", "lr: expected a finite number, not a list"),
     ("max_steps: 1.5", "max_steps: expected a whole number, got '1.5'"),
+    ("max_steps: 0", "max_steps: expected 1 or more, got '0'"),
     ("opt_cam: maybe", "opt_cam: expected true or false"),
     ("precision: bf16", "precision: expected one of fp32, tf32"),
     ("reset: x", "reset: expected a whole number or none"),
@@ -93,7 +94,7 @@ def test_saved_config_is_accepted_as_config_file(tmp_path):
     ("lr: [", "not a YAML file"),
     ("? [a, b]\n: 1", "not a YAML file"),
     ("lr: !!python/object/apply:os.system [ls]", "lr: expected a finite number"),
-    ("[" * 5000, "not a YAML file"),
+    ("[" * 1000, "not a YAML file"),
 ])
 def test_yaml_mistakes_name_the_file_and_key(tmp_path, text, words):
     with pytest.raises(InputError) as caught:

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,9 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # this and the next: what optimisers and Run import at first use, once for all forked programs
+import torch.utils.tensorboard
 
 from common import checkpoint, draws, ranks
 from common.errors import InputError, NonFinite, exit_codes
+from common.images import write_png
 from common.run import Run, RunConfig, Step
 from tests import tiny_run
 from tests.tiny_run import TinyConfig
@@ -52,9 +56,12 @@ def flags(config: TinyConfig) -> list[str]:
     return [f"--{name}={value}" for name, value in vars(config).items()]
 
 
-def torchrun(config: TinyConfig, *more: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *more, str(PROGRAM), *flags(config)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def two_ranks(config: TinyConfig) -> list[int]:
+    """The exit codes of two forked ranks, told of one another as torchrun does."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    return [waited(child) for child in [forked(lambda rank=rank: os.environ.update(place, RANK=str(rank)) or tiny_run.main(config)) for rank in range(2)]]
 
 
 def final(config: TinyConfig) -> dict:
@@ -68,6 +75,14 @@ def record(config: TinyConfig) -> list[dict]:
 
 def noted(config: TinyConfig, rank: int) -> dict[int, list]:
     return {number: [rows, noise] for number, rows, noise in map(json.loads, (Path(config.logging_root) / config.name / f"draws_{rank}.jsonl").open())}
+
+
+def tensorboard(config: TinyConfig) -> list[tuple]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(Path(config.logging_root) / config.name))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars("fit")] + [event.step for event in events.Images("preview")]
 
 
 def flat(tree, path: str = "") -> dict:
@@ -123,7 +138,7 @@ def test_parts_make_the_full_batch(ranks_accumulate, monkeypatch):
             losses = part.share({"fit": loss(part.slice)})
             losses["fit"].backward()
             covered += range(7)[part.slice]
-        total += float(losses["fit"])
+        total += float(losses["fit"].detach())
     assert covered == list(range(7))
     torch.testing.assert_close(weight.grad, expected)
     assert total == pytest.approx(float(loss(slice(None)).detach()))
@@ -134,6 +149,7 @@ def test_parts_make_the_full_batch(ranks_accumulate, monkeypatch):
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory) -> TinyConfig:
     config = tiny(tmp_path_factory.mktemp("straight"))
+    write_png(Path(config.logging_root) / "a.png", torch.zeros(2, 2, 3).byte().numpy())
     assert waited(forked(lambda: tiny_run.main(config))) == 0
     return config
 
@@ -158,6 +174,7 @@ def test_killed_and_resumed_equals_straight(straight, tmp_path):
     assert waited(forked(lambda: tiny_run.main(config))) == 0
     assert_same_bits(final(config), final(straight))
     assert record(config) == record(straight) and noted(config, 0) == noted(straight, 0)
+    assert tensorboard(config) == tensorboard(straight) and len(tensorboard(straight)) == 9
 
 
 def test_every_way_of_stopping_is_resumable(straight, tmp_path):
@@ -206,32 +223,36 @@ def wait_for(ready: Callable, path: Path) -> None:
 
 # --- two ranks ------------------------------------------------------------------------------------------------------------------------
 
-def test_two_ranks(straight, tmp_path):
-    """One rank killed and all restarted by torchrun equals two ranks left alone; both draw what one process draws, and learn the same but for rounding."""
-    alone, killed = tiny(tmp_path, "alone", dropout=0.0), tiny(tmp_path, "killed", dropout=0.0, kill_step=7)
-    for config, more in ((alone, ()), (killed, ("--max_restarts", "1"))):
-        done = torchrun(config, *more)
-        assert done.returncode == 0, done.stderr
-    assert_same_bits(final(alone), final(killed))
-    assert record(alone) == record(killed)
-    for config in (alone, killed):
-        first, second, one = noted(config, 0), noted(config, 1), noted(straight, 0)
-        assert all([a + b for a, b in zip(first[number], second[number])] == one[number] for number in range(11))
+def test_two_ranks_of_torchrun(straight, tmp_path):
+    """They draw what one process draws, and learn the same but for rounding; one killed and both started again end equal to the last bit."""
+    config = tiny(tmp_path, "alone", dropout=0.0)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(PROGRAM), *flags(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    first, second, one = noted(config, 0), noted(config, 1), noted(straight, 0)
+    assert all([a + b for a, b in zip(first[number], second[number])] == one[number] for number in range(11))
     single = tiny(tmp_path, "single", dropout=0.0)
     assert waited(forked(lambda: tiny_run.main(single))) == 0
     for name, value in final(single)["state"]["model"].items():
-        torch.testing.assert_close(value, final(alone)["state"]["model"][name])
-    assert [line["fit"] for line in record(single)] == pytest.approx([line["fit"] for line in record(alone)], rel=1e-4)
+        torch.testing.assert_close(value, final(config)["state"]["model"][name])
+    assert [line["fit"] for line in record(single)] == pytest.approx([line["fit"] for line in record(config)], rel=1e-4)
+
+    killed = tiny(tmp_path, "killed", dropout=0.0, kill_step=7)
+    assert two_ranks(killed)[1] == -signal.SIGKILL and final(killed)["step"] == 6
+    assert two_ranks(killed) == [0, 0]
+    assert_same_bits(final(config), final(killed))
+    assert record(config) == record(killed)
 
 
-def test_two_ranks_stop_together(tmp_path):
+def test_two_ranks_stop_together(tmp_path, capfd):
     """A signal to one rank, then a NaN on one rank: both save or refuse at the same step."""
     config = tiny(tmp_path, signal_step=4)
-    done = torchrun(config)
-    assert done.returncode != 0 and done.stderr.count("exitcode  : 75") >= 1 and final(config)["step"] == 5
-    poisoned = tiny(tmp_path, poison="loss", poison_step=7)
-    done = torchrun(poisoned)
-    assert done.stderr.count("stopped: loss size is not finite at step 8") == 2 and final(poisoned)["step"] == 6
+    assert two_ranks(config) == [75, 75] and final(config)["step"] == 5
+    for poison, words in (("loss", "loss size"), ("gradient", "gradient of 3.bias")):
+        poisoned = tiny(tmp_path, poison=poison, poison_step=7)
+        assert two_ranks(poisoned) == [3, 3] and final(poisoned)["step"] == 6
+        assert capfd.readouterr().err.count(f"stopped: {words} is not finite at step 8") == 2
+    assert two_ranks(tiny(tmp_path, batch_size=1)) == [2, 2]
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------------------------
