@@ -115,6 +115,11 @@ def folder(out: Path, layout: str, i: int) -> Path:
     return (out if layout == "sof" else out / PARTS) / f"{i:05d}"
 
 
+def view_name(kind: str, view: int, views: int) -> str:
+    """kind_07.png: as many digits as keep the names of all views in order, two at least."""
+    return f"{kind}_{view:0{max(2, len(str(views - 1)))}d}.png"
+
+
 def make(config: HeadsConfig, out: Path, i: int) -> None:
     """Person i in each layout that lacks it, written beside its place and renamed into it."""
     from common.people.heads import head_scene
@@ -149,7 +154,7 @@ def write_sof(config: HeadsConfig, scene, i: int, place: Path) -> None:
         depth = np.where(views["mask"][v], np.round((views["z_depth"][v] - near) / (far - near) * 255), 0).astype(np.uint8)
         files = {"seg_vis": colorize(views["labels"][v]), "seg": views["labels"][v], "depth": depth} | ({"render": views["rgb"][v]} if config.rgb else {})
         for name, picture in files.items():
-            (place / f"{name}_{v:02d}.png").write_bytes(encode_png(picture))
+            (place / view_name(name, v, config.views)).write_bytes(encode_png(picture))
     extrinsics = invert_rigid(cameras.cam2world).numpy()
     np.save(place / "cam2world.npy", cameras.cam2world.numpy())
     np.save(place / "intrinsic.npy", pixels.numpy())
@@ -174,7 +179,7 @@ def write_eg3d(config: HeadsConfig, scene, i: int, place: Path) -> None:
     side = config.resolution or RESOLUTION["eg3d"]
     views = render(scene.transform(eg3d_similarity(), 0.0), eg3d_cameras(config.seed, i, config.views), side, side, ("rgb",), config.samples, config.device)
     for v, picture in enumerate(views["rgb"]):
-        (place / f"view_{v:02d}.png").write_bytes(encode_png(picture))
+        (place / view_name("view", v, config.views)).write_bytes(encode_png(picture))
 
 
 def zip_up(config: HeadsConfig, out: Path, people: list[int]) -> None:
@@ -186,7 +191,7 @@ def zip_up(config: HeadsConfig, out: Path, people: list[int]) -> None:
 
     cameras = [eg3d_cameras(config.seed, i, config.views) for i in people]
     all_cameras = Cameras(torch.cat([c.cam2world for c in cameras]), torch.cat([c.intrinsics for c in cameras]))
-    files = [(i, f"view_{v:02d}.png") for i in people for v in range(config.views)]
+    files = [(i, view_name("view", v, config.views)) for i in people for v in range(config.views)]
     write_eg3d_zip(out / "eg3d.zip", ((f"{i:05d}/{name}", (folder(out, "eg3d", i) / name).read_bytes()) for i, name in files), all_cameras)
 
 
@@ -196,7 +201,7 @@ def contact(config: HeadsConfig, out: Path, people: list[int]) -> Path:
     kinds = ("view",) if layout == "eg3d" else ("render", "seg_vis") if config.rgb else ("seg_vis",)
     shown = [i for i in people if folder(out, layout, i).is_dir()][:SHEET_PEOPLE]
     views = range(min(SHEET_VIEWS, config.views))
-    pictures = [read_picture(folder(out, layout, i) / f"{kind}_{v:02d}.png") for i in shown for kind in kinds for v in views]
+    pictures = [read_picture(folder(out, layout, i) / view_name(kind, v, config.views)) for i in shown for kind in kinds for v in views]
     path = out / "contact_sheet.png"
     if pictures:
         write_png(path, contact_sheet(pictures, 2 * len(kinds) * len(views)))

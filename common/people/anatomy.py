@@ -21,9 +21,9 @@ LABEL = {name: k for k, name in enumerate(SOF_LABELS)}
 LOWEST = 0.36                                                                # the template below this height is cut away
 NOSE_OUTLINE = (                                                              # height, half width
     (0.664, 0.0), (0.667, 0.016), (0.674, 0.0205), (0.684, 0.0195), (0.694, 0.0135), (0.712, 0.0105), (0.728, 0.0085), (0.7285, 0.0))
-BROW_ARCH = ((0.010, 0.7405), (0.022, 0.7445), (0.036, 0.7475), (0.048, 0.7450), (0.058, 0.7395))   # |x|, height of the middle
-BROW_HALF_WIDTH = ((0.010, 0.0045), (0.030, 0.0050), (0.048, 0.0038), (0.058, 0.0022))
-BROW_ENDS = (0.0105, 0.0570)
+BROW_ARCH = ((0.010, 0.7450), (0.022, 0.7475), (0.036, 0.7495), (0.048, 0.7468), (0.060, 0.7405))   # |x|, height of the middle
+BROW_HALF_WIDTH = ((0.010, 0.0060), (0.030, 0.0065), (0.048, 0.0050), (0.060, 0.0030))
+BROW_ENDS = (0.0095, 0.0590)
 JAW = ((0.085, 0.603), (0.038, 0.668))                                       # (z, y) of the border between face and neck, seen from the side
 
 

@@ -117,12 +117,13 @@ def hair(person: Person, vertices: np.ndarray) -> list[Surface]:
         return []
     rng, grid = random(person.seed, person.index, "hair"), scalp()
     points = grid.points(vertices)
-    top = {"cropped": 0.005, "short": 0.020, "volume": 0.036, "bun": 0.012, "bob": 0.022, "long": 0.020}[style] * rng.uniform(0.85, 1.2)
+    top = {"cropped": 0.005, "short": 0.018, "volume": 0.031, "bun": 0.012, "bob": 0.022, "long": 0.020}[style] * rng.uniform(0.85, 1.2)
     root = {"cropped": 0.008, "short": 0.016, "volume": 0.040, "bun": 0.012, "bob": 0.014, "long": 0.014}[style]
     if person.hat:
         top = min(top, 0.010)
     opening = float(rng.choice([59.0, 106.0]))                                # of hanging hair, degrees: before or behind the ears
-    line = _hairline(rng, style, style in ("bob", "long") and opening < 90)
+    over_ears = style in ("bob", "long") and opening < 90
+    line = _hairline(rng, style, over_ears)
     all_streaks = strands(rng, grid.azimuth, HANG_ROW + HANG_ROWS, 0.05)
     streaks = all_streaks[:ROWS]
     depth = inside(line, grid) + 0.0015 * streaks
@@ -133,6 +134,9 @@ def hair(person: Person, vertices: np.ndarray) -> list[Surface]:
     if style == "volume":
         swell = swell + 0.05 * np.clip(4 * down, 0, 1) * _bumps(rng, grid)
     offset = np.where(depth > 0, top * swell * (1 - np.exp(-depth / root)), np.maximum(1.5 * depth, -0.03))
+    if over_ears:
+        beside = np.abs(np.degrees(np.abs(grid.azimuth)) - 92) / 20
+        offset = offset + 0.014 * np.clip(1 - beside**2, 0, 1) * np.clip((0.80 - grid.heights) / 0.05, 0, 1)
     outer = stand_off(points, offset)
     if style in ("bob", "long"):
         outer, offset, streaks = _hang(rng, style, np.radians(opening), grid, outer, offset, all_streaks)
@@ -161,7 +165,7 @@ def _bumps(rng: np.random.Generator, grid: Scalp) -> np.ndarray:
 def _hang(rng: np.random.Generator, style: str, opening: float, grid: Scalp, outer: np.ndarray, offset: np.ndarray, streaks: np.ndarray):
     """The sheet with everything below HANG_ROW replaced by hair that falls straight down, open before the face, closed at the tips."""
     edge = outer[HANG_ROW]
-    tips = {"bob": rng.uniform(-0.105, -0.08), "long": rng.uniform(-0.150, -0.130)}[style]
+    tips = {"bob": rng.uniform(-0.105, -0.08), "long": rng.uniform(-0.140, -0.122)}[style]
     hanging = streaks[HANG_ROW + 1:]
     down = np.linspace(0, 1, HANG_ROWS)[1:, None]
     closed = np.clip((np.abs(grid.azimuth) - opening + 0.10 * down) / 0.06, 0, 1)

@@ -5,13 +5,15 @@ nearly one size there, so that children and giants fill a picture alike.
 """
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from common.people import anatomy, hair, wear
 from common.people.body import load_body, rest_vertices
 from common.people.persons import Person, random
 from common.people.renderer import Scene
-from common.people.surfaces import Surface, join
+from common.people.surfaces import Surface, join, squeeze
 
 WHITE, PUPIL, TEETH, TONGUE, INSIDE = (0.80, 0.78, 0.75), (0.006, 0.006, 0.006), (0.80, 0.76, 0.66), (0.50, 0.13, 0.12), (0.16, 0.03, 0.03)
 HEIGHT, HEIGHT_SPREAD = 0.235, 0.03                                           # from crown to chin; relative, either way
@@ -28,7 +30,7 @@ def head_scene(person: Person) -> Scene:
     parts = [Surface(vertices, skin.triangles, skin.labels, skin_colors(person, skin), np.full(len(vertices), 0.06))]
     parts += [_eye(part, base, person) for part in anatomy.eyes()]
     parts += [_inside(part, base, color) for part, color in zip(anatomy.mouth(), (TEETH, TEETH, TONGUE))]
-    parts += [wear.clothes(person, vertices), *hair.hair(person, vertices), *wear.hat(person, vertices), *wear.glasses(person, base)]
+    parts += [wear.clothes(person, vertices), *_drawn_in(hair.hair(person, vertices)), *_drawn_in(wear.hat(person, vertices)), *wear.glasses(person, base)]
     return join(parts)
 
 
@@ -53,6 +55,11 @@ def skin_colors(person: Person, skin: anatomy.Skin) -> np.ndarray:
     color = mix(color, 0.35 * person.skin * (1, 0.8, 0.8), skin.lid)
     color = mix(color, INSIDE, skin.inside * (1 - skin.lip))
     return mix(color, 0.5 * np.minimum(person.hair, 0.16), 0.85 * skin.brow)
+
+
+def _drawn_in(surfaces: list[Surface]) -> list[Surface]:
+    """Hair or a hat, kept within reach of the head."""
+    return [replace(surface, vertices=squeeze(surface.vertices)) for surface in surfaces]
 
 
 def _inside(part: anatomy.Part, base: np.ndarray, color: tuple) -> Surface:

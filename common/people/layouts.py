@@ -13,7 +13,7 @@ from torch import Tensor
 from common.cameras import Cameras, intrinsics_matrix, normalise_intrinsics, orbit
 from common.people.persons import random
 
-FRAME = 0.3865                                                                # what a picture's width shows, canonical metres
+FRAME = 0.377                                                                 # what a picture's width shows, canonical metres
 SOF_FOCAL, SOF_GRID, SOF_DISTANCE = 36.0, 128, 4.5
 EG3D_FOCAL, EG3D_DISTANCE = 4.2647, 2.7
 MAX_AZIMUTH, MAX_ELEVATION = np.radians(60), np.radians(25)

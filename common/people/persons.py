@@ -16,6 +16,9 @@ IRIS = ((0.05, 0.022, 0.010), (0.11, 0.055, 0.02), (0.06, 0.10, 0.04), (0.07, 0.
 CLOTH = (
     (0.55, 0.06, 0.05), (0.04, 0.12, 0.38), (0.03, 0.22, 0.16), (0.70, 0.66, 0.58),
     (0.06, 0.06, 0.07), (0.62, 0.36, 0.04), (0.26, 0.08, 0.28), (0.10, 0.33, 0.42))
+GENEROUS = {"mouth-upperlip-height-incr": 0.5, "mouth-lowerlip-height-incr": 0.4, "mouth-upperlip-volume-incr": 0.3, "mouth-scale-horiz-incr": 0.25,
+            **{f"{side}-{name}": more for name, more in (("eye-scale-incr", 0.85), ("eye-height2-incr", 0.8), ("eye-height1-incr", 0.4), ("eye-height3-incr", 0.4))
+               for side in "lr"}}
 PURPOSES = ("person", "size", "hair", "views")
 
 
@@ -68,14 +71,13 @@ def person(seed: int, i: int) -> Person:
 
 
 def _face(rng: np.random.Generator) -> dict[str, float]:
-    """Changes of the face: moderate, the same left and right but for a little; eyes a little larger than life, so that they are seen."""
+    """Changes of the face: moderate, the same left and right but for a little; eyes and lips larger than life, so that they are seen."""
     changes = {name: float(np.clip(rng.normal(0, 0.35), -0.8, 0.8)) for name in FACE_CHANGES}
     for name in FACE_CHANGES:
         if name.startswith("r-"):
             changes[name] = float(np.clip(changes["l-" + name[2:]] + 0.1 * changes[name], -1, 1))
-    for side in "lr":
-        changes[f"{side}-eye-scale-incr"] = 0.55 + 0.35 * changes[f"{side}-eye-scale-incr"]
-        changes[f"{side}-eye-height2-incr"] = 0.45 + 0.4 * changes[f"{side}-eye-height2-incr"]
+    for name, more in GENEROUS.items():
+        changes[name] = more + 0.4 * changes[name]
     return changes
 
 
@@ -83,22 +85,22 @@ def _expression(rng: np.random.Generator) -> dict[str, float]:
     """Facial actions: a mood, a gaze, a raised or lowered brow; the mouth is clearly open on half of the heads, else closed, never a slit."""
     actions: dict[str, float] = {}
     add = lambda value, *names: actions.update({name: actions.get(name, 0.0) + float(value) for name in names})
-    mood = rng.choice(["calm", "smile", "laugh", "sad", "surprise", "funnel"], p=[0.25, 0.2, 0.25, 0.08, 0.14, 0.08])
+    mood = rng.choice(["calm", "smile", "laugh", "sad", "surprise", "funnel"], p=[0.22, 0.15, 0.27, 0.06, 0.18, 0.12])
     strength = rng.uniform(0.5, 1.0)
     if mood == "smile":
         add(0.8 * strength, "mouthSmileLeft", "mouthSmileRight")
     if mood == "laugh":
         add(0.8 * strength, "mouthSmileLeft", "mouthSmileRight")
-        add(0.3 + 0.25 * strength, "jawOpen")
+        add(0.4 + 0.25 * strength, "jawOpen")
         add(0.4 * strength, "cheekSquintLeft", "cheekSquintRight")
     if mood == "sad":
         add(0.7 * strength, "mouthFrownLeft", "mouthFrownRight", "browInnerUp")
     if mood == "surprise":
-        add(0.4 + 0.35 * strength, "jawOpen")
+        add(0.5 + 0.35 * strength, "jawOpen")
         add(0.7 * strength, "browInnerUp", "browOuterUpLeft", "browOuterUpRight")
         add(0.5 * strength, "eyeWideLeft", "eyeWideRight")
     if mood == "funnel":
-        add(0.45 + 0.2 * strength, "jawOpen")
+        add(0.5 + 0.25 * strength, "jawOpen")
         add(0.5 * strength, "mouthFunnel")
     add(rng.uniform(0, 0.3), "eyeWideLeft", "eyeWideRight")
     brow = rng.uniform(-0.6, 0.6)

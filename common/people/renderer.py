@@ -78,9 +78,11 @@ def _view(lit: _Lit, camera: Cameras, height: int, width: int, channels, samples
         seen = hits.faces >= 0
         view["mask"] = seen
         view["labels"] = lit.labels[hits.faces.clamp(min=0)] * seen
-        points = torch.where(seen[:, None], origins + hits.distances[:, None] * directions, 0)
-        view["z_depth"] = rays.z_depth(camera, points[None])[0, :, 0] * seen
-        view["normals"] = normalize(interpolate(lit.surface[:, :3], lit.faces, hits), dim=-1) * seen[:, None]
+        if "z_depth" in channels:
+            points = torch.where(seen[:, None], origins + hits.distances[:, None] * directions, 0)
+            view["z_depth"] = rays.z_depth(camera, points[None])[0, :, 0] * seen
+        if "normals" in channels:
+            view["normals"] = normalize(interpolate(lit.surface[:, :3], lit.faces, hits), dim=-1) * seen[:, None]
     if "rgb" in channels:
         view["rgb"] = _picture(lit, camera, shape, samples)
     return {channel: view[channel].reshape(*shape, *view[channel].shape[1:]).cpu().numpy() for channel in channels}

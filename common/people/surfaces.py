@@ -7,6 +7,8 @@ import numpy as np
 
 from common.people.renderer import Scene
 
+REACH, FREE = 0.155, 0.132                                                    # metres: no hair or hat is farther out than the one; none within the other is moved
+
 
 @dataclass(frozen=True)
 class Surface:
@@ -35,6 +37,13 @@ def sheet(points: np.ndarray, closed: bool) -> np.ndarray:
     quads = np.stack([ids[:-1], ids[1:], right[1:], right[:-1]], axis=-1)
     quads = (quads if closed else quads[:, :-1]).reshape(-1, 4)
     return quads[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
+
+
+def squeeze(points: np.ndarray) -> np.ndarray:
+    """Points (..., 3) of the canonical frame drawn softly inside the sphere of radius REACH about its origin; most of them stay where they are."""
+    distance = np.linalg.norm(points, axis=-1, keepdims=True)
+    room = REACH - FREE
+    return points * np.where(distance > FREE, (FREE + room * np.tanh((distance - FREE) / room)) / np.maximum(distance, FREE), 1.0)
 
 
 def plain(points: np.ndarray, triangles: np.ndarray, label: int, color: np.ndarray, gloss: float = 0.0) -> Surface:
