@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,5 +26,6 @@ def render(shoot: Shoot, cameras: Cameras, height: int, width: int, chunk: int |
     """{name: (N, H, W, ...)}: what `shoot` says of every pixel of N cameras, `chunk` rays at once."""
     device = cameras.cam2world.device
     uv = pixel_grid(height, width, device, cameras.cam2world.dtype)[None]
-    pictures = [in_chunks(lambda part, camera=cameras.pick([i]): shoot(camera, part), uv, chunk=chunk or default_chunk(device), axis=1) for i in range(len(cameras))]
+    chunk = chunk or default_chunk(device)
+    pictures = [in_chunks(partial(shoot, cameras.pick([i])), uv, chunk=chunk, axis=1) for i in range(len(cameras))]
     return {name: torch.cat([picture[name] for picture in pictures]).unflatten(1, (height, width)) for name in pictures[0]}

@@ -6,6 +6,7 @@ SOF counts pixels from integer centres, in pixels of the grid that is rendered, 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ Path = tuple[Tensor, Tensor]                                    # positions (N, 
 
 
 def sof_cameras(cam2world: Tensor, intrinsics: Tensor, side: int, orthographic: bool) -> Cameras:
-    """Cameras of cam2world (N, 4, 4) and SOF's intrinsics (N, 3, 3), in integer pixels of a side x side grid (world units: pixels per unit when orthographic)."""
+    """Cameras of cam2world (N, 4, 4) and SOF's intrinsics (N, 3, 3), in integer pixels (when orthographic, per world unit) of a side x side grid."""
     return Cameras(cam2world, normalise_intrinsics(intrinsics, side, side, first_center=0.0), orthographic)
 
 
@@ -72,7 +73,7 @@ def uniform_path(center: Tensor, radius: float, count: int, theta=(-0.55, 0.55),
 
 def spiral_path(center: Tensor, look_at_point: Tensor, radius: float, count: int, sweeps=(0.0, -0.55, 0.0, 0.55, 0.0)) -> Path:
     """Sweeps of count // 8 frames between consecutive azimuths, then count // 2 frames on a spiral in front of the face; all look at `look_at_point`."""
-    azimuth = torch.cat([torch.linspace(a, b, count // 8, dtype=torch.float64) for a, b in zip(sweeps[:-1], sweeps[1:])])
+    azimuth = torch.cat([torch.linspace(a, b, count // 8, dtype=torch.float64) for a, b in pairwise(sweeps)])
     far = (center - look_at_point).norm() + radius
     sweep = look_at_point + far * torch.stack([azimuth.sin(), torch.zeros_like(azimuth), azimuth.cos()], dim=-1)
     t = torch.linspace(0, 4 * math.pi, count // 2, dtype=torch.float64)

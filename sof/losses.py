@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,19 @@ class Rays:
     noise: Tensor | None = None                                 # (B, R, 1) displacement of the march's start, world units
     z_depth: Tensor | None = None                               # (B, R, 1) camera z of the surface, 0 where there is none
 
+    def part(self, index: slice) -> Rays:
+        """The rays of some of the pictures."""
+        return self._map(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device) -> Rays:
+        """The same rays on another device."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Rays:
+        cameras = Cameras(change(self.cameras.cam2world), change(self.cameras.intrinsics), self.cameras.orthographic)
+        rest = (None if tensor is None else change(tensor) for tensor in (self.uv, self.labels, self.noise, self.z_depth))
+        return Rays(change(self.instances), cameras, *rest)
+
 
 @dataclass
 class Weights:
@@ -39,6 +53,7 @@ class Weights:
     kl_weight: float = option(1.0, "weight of the mean squared code")
     reg_weight: float = option(1e-3, "weight of end points behind the camera")
     geo_weight: float = option(-1.0, "weight of depth supervision; off unless positive")
+    published_depth_loss: bool = option(False, "the release's depth loss: grows with the batch, pulls the background to the camera; needs ray_chunk 0")
 
 
 def class_loss(scores: Tensor, labels: Tensor) -> Tensor:
@@ -75,26 +90,23 @@ def depth_loss(depth: Tensor, target: Tensor, published: bool = False) -> Tensor
     return (error * surface).sum() / surface.sum().clamp_min(1)
 
 
-def backward(model: SOF, rays: Rays, weights: Weights, chunk: int | None = None, share: float = 1.0, published: bool = False) -> tuple[dict[str, Tensor], Tensor]:
+def backward(model: SOF, rays: Rays, weights: Weights, chunk: int = 0, share: float = 1.0) -> tuple[dict[str, Tensor], Tensor]:
     """Add the gradients of `share` times the total loss, and return the unweighted terms and the predicted labels (B, R).
 
-    The hypernetwork runs once; the march runs and is differentiated `chunk` rays of every picture at a time (None: all at once), so that memory does
-    not grow with the number of rays. The result is that of one pass: the terms are means over rays. With `published`, the losses and the learned
-    cameras are the release's, and rays must stay together.
+    The hypernetwork runs once; the march runs and is differentiated `chunk` rays of every picture at a time (0: all at once), so that memory does
+    not grow with the number of rays. The result is that of one pass: the terms are means over rays (the published depth loss alone is not).
     """
     centers, codes = model.split_codes(model.latent_codes(rays.instances))
-    cameras = rays.cameras if centers is None else learned_cameras(centers, rays.cameras.intrinsics, model.config.orthogonal, published)
+    cameras = rays.cameras if centers is None else learned_cameras(centers, rays.cameras.intrinsics, model.config.orthogonal, model.config.published_camera)
     graph = [tensor for layer in model.scene(codes) for tensor in layer] + [cameras.cam2world]
     cut = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in graph]        # the march is differentiated up to here, chunk by chunk
     scene, cameras = list(zip(cut[:-1:2], cut[1:-1:2])), Cameras(cut[-1], cameras.intrinsics, cameras.orthographic)
     count, losses, predicted = rays.labels.shape[1], {}, []
     for start in range(0, count, chunk or count):
         part = slice(start, start + (chunk or count))
-        terms, labels = _march_losses(model, scene, cameras, rays, part, weights, published)
+        terms, labels = _march_losses(model, scene, cameras, rays, part, weights)
         fraction = labels.shape[1] / count
-        total = sum(factor * terms[name] for name, factor in _factors(weights).items() if name in terms)
-        if total.requires_grad:
-            (share * fraction * total).backward()
+        (share * fraction * sum(scaled(terms, weights).values())).backward()
         losses = {name: losses.get(name, 0) + fraction * term.detach() for name, term in terms.items()}
         predicted.append(labels)
     losses["code"] = code_loss(codes)
@@ -103,16 +115,13 @@ def backward(model: SOF, rays: Rays, weights: Weights, chunk: int | None = None,
     return {name: term.detach() for name, term in losses.items()}, torch.cat(predicted, dim=1)
 
 
-def total_loss(losses: dict[str, Tensor], weights: Weights) -> Tensor:
-    """The weighted sum that `backward` differentiates."""
-    return sum(_factors(weights)[name] * term for name, term in losses.items())
+def scaled(losses: dict[str, Tensor], weights: Weights) -> dict[str, Tensor]:
+    """The terms times their weights: their sum is the total loss."""
+    factors = {"class": weights.l1_weight, "behind": weights.reg_weight, "code": weights.kl_weight, "depth": weights.geo_weight}
+    return {name: factors[name] * term for name, term in losses.items()}
 
 
-def _factors(weights: Weights) -> dict[str, float]:
-    return {"class": weights.l1_weight, "behind": weights.reg_weight, "code": weights.kl_weight, "depth": weights.geo_weight}
-
-
-def _march_losses(model: SOF, scene, cameras: Cameras, rays: Rays, part: slice, weights: Weights, published: bool) -> tuple[dict[str, Tensor], Tensor]:
+def _march_losses(model: SOF, scene, cameras: Cameras, rays: Rays, part: slice, weights: Weights) -> tuple[dict[str, Tensor], Tensor]:
     """The terms of the rays in `part` and their predicted labels."""
     origins, directions = camera_rays(cameras, rays.uv[:, part])
     noise = None if rays.noise is None else rays.noise[:, part]
@@ -120,5 +129,5 @@ def _march_losses(model: SOF, scene, cameras: Cameras, rays: Rays, part: slice, 
     depth = z_depth(cameras, points)
     terms = {"class": class_loss(scores, rays.labels[:, part]), "behind": behind_loss(depth)}
     if weights.geo_weight > 0:
-        terms["depth"] = depth_loss(depth, rays.z_depth[:, part], published)
+        terms["depth"] = depth_loss(depth, rays.z_depth[:, part], weights.published_depth_loss)
     return terms, scores.detach().argmax(-1)

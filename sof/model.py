@@ -9,13 +9,18 @@ SOF's own conventions (integer pixels, y up, head within a sphere about the orig
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from common.config import option
+from common.checkpoint import load_strict, open_checkpoint
+from common.config import from_dict, option
 from common.errors import InputError
+from common.files import replacing
 from common.layers.hyper import FCBlock, HyperFC, Layers, evaluate
+from common.published import tensors
 
 EPS = 1e-6
 CAMERA_COLUMNS = 3                                              # opt_cam: the first columns of a code are its camera centre
@@ -27,7 +32,6 @@ CODE_STD = 0.01
 class ModelConfig:
     """What shapes the networks; the defaults are the published model's."""
 
-    num_instances: int = option(221, "heads, the rows of the embedding; train.py counts them in the data")
     embedding_size: int = option(256, "numbers in a head's code")
     feat_dim: int = option(256, "width of the field, the hypernetwork, the marcher and the classifier")
     phi_layers: int = option(3, "layers of the field, all predicted by the hypernetwork")
@@ -38,6 +42,10 @@ class ModelConfig:
     sphere_radius: float = option(1.5, "rays start where they enter this sphere about the origin, in world units")
     orthogonal: bool = option(False, "orthographic cameras: parallel rays")
     opt_cam: bool = option(False, "keep a camera centre per head in the first three columns of its code, and learn it")
+    published_camera: bool = option(False, "with opt_cam, the release's defect: the learned rotation is transposed")
+
+
+NAMES = {field.name for field in fields(ModelConfig)}
 
 
 class StepMLP(nn.Module):
@@ -46,7 +54,7 @@ class StepMLP(nn.Module):
     def __init__(self, in_features: int, hidden: int, hidden_layers: int):
         super().__init__()
         widths = [in_features] + [hidden] * hidden_layers + [1]
-        self.linear = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in zip(widths[:-1], widths[1:]))
+        self.linear = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in pairwise(widths))
         self.bias = nn.ModuleList(nn.Linear(3, b) for b in widths[1:])
 
     def ray_terms(self, directions: Tensor) -> list[Tensor]:
@@ -70,13 +78,13 @@ class RayMarcher(nn.Module):
 
 
 class SOF(nn.Module):
-    """The semantic occupancy field of `num_instances` heads; 57 tensors at the published configuration."""
+    """The semantic occupancy field of `heads` heads; 57 tensors at the published configuration (221 heads)."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, heads: int):
         super().__init__()
-        self.config = config = ModelConfig(**{f.name: getattr(config, f.name) for f in fields(ModelConfig)})
+        self.config = config = ModelConfig(**{name: getattr(config, name) for name in NAMES})
         width = config.feat_dim
-        self.latent_codes = nn.Embedding(config.num_instances, config.embedding_size + CAMERA_COLUMNS * config.opt_cam)
+        self.latent_codes = nn.Embedding(heads, config.embedding_size + CAMERA_COLUMNS * config.opt_cam)
         self.hyper_phi = HyperFC(config.embedding_size, width, 1, 3, width, config.phi_layers - 2, width)
         self.ray_marcher = RayMarcher(width, width, config.marcher_layers)
         self.pixel_generator = FCBlock(width, width, config.rendering_layers - 1, config.out_channels)
@@ -89,10 +97,10 @@ class SOF(nn.Module):
         if self.config.opt_cam:
             self.latent_codes.weight[:, :CAMERA_COLUMNS] = torch.tensor(FIRST_CAMERA)
 
-    def freeze_networks(self) -> None:
-        """Leave only the embedding to learn (inverse rendering)."""
+    def learn_networks(self, learn: bool) -> None:
+        """Whether the networks learn beside the embedding; without them it is inverse rendering."""
         for network in (self.hyper_phi, self.ray_marcher, self.pixel_generator):
-            network.requires_grad_(False)
+            network.requires_grad_(learn)
 
     def split_codes(self, codes: Tensor) -> tuple[Tensor | None, Tensor]:
         """Rows of the embedding (B, columns) -> camera centres (B, 3) or None, codes (B, embedding_size)."""
@@ -151,21 +159,48 @@ def resize_scores(scores: Tensor, side: int) -> Tensor:
     return image.flatten(2).transpose(1, 2)
 
 
-def published_config(state: dict[str, Tensor], orthogonal: bool = True) -> ModelConfig:
-    """The configuration that a published state dict was made with, read from its keys and shapes (specification of the release: orthographic)."""
+# Files
+
+def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[SOF, dict]:
+    """The model of a run folder, a checkpoint of ours or an author's file, in eval mode, and the options it was made with ({} for an author's).
+
+    Raises InputError naming the file and every key that is missing, unexpected or misshapen.
+    """
+    opened = open_checkpoint(path)
+    if opened.kind == "ours":
+        state, config = opened.data.get("model", {}), from_dict(ModelConfig, {k: v for k, v in opened.config.items() if k in NAMES}, str(path))
+    else:
+        state = tensors(opened.data["model"] if isinstance(opened.data, dict) and "model" in opened.data else opened.data, str(path))
+        config = published_config(state, str(path))
+    if "latent_codes.weight" not in state:
+        raise InputError(f"{path}: no SOF model: latent_codes.weight is not among its {len(state)} tensors")
+    model = SOF(config, len(state["latent_codes.weight"]))
+    load_strict(model, state, str(path))
+    return model.to(device).eval(), opened.config or {}
+
+
+def export_published(model: SOF, path: str | Path) -> None:
+    """Write the release's container, torch.save of {"model": state dict}, for programs that read the original's files."""
+    with replacing(path) as temporary:
+        torch.save({"model": {key: value.cpu() for key, value in model.state_dict().items()}}, temporary)
+
+
+def published_config(state: dict[str, Tensor], where: str, orthogonal: bool = True) -> ModelConfig:
+    """The configuration of a published state dict, read from its keys and shapes. The released model is orthographic, which no tensor tells."""
+    count = lambda prefix, suffix: sum(key.startswith(prefix) and key.endswith(suffix) for key in state)
     try:
         columns, code = state["latent_codes.weight"].shape[1], state["hyper_phi.layers.0.hyper_linear.hypo_params.net.0.net.0.weight"].shape[1]
-        count = lambda prefix, suffix: sum(k.startswith(prefix) and k.endswith(suffix) for k in state)
+        rendering_layers = count("pixel_generator.net.", ".net.0.weight")
         return ModelConfig(
-            num_instances=len(state["latent_codes.weight"]),
             embedding_size=code,
             feat_dim=state["ray_marcher.lstm.linear.0.weight"].shape[1],
             phi_layers=count("hyper_phi.layers.", "hyper_linear.hypo_params.net.2.weight"),
-            rendering_layers=count("pixel_generator.net.", ".net.0.weight"),
+            rendering_layers=rendering_layers,
             marcher_layers=count("ray_marcher.lstm.linear.", ".weight") - 1,
-            out_channels=[v for k, v in state.items() if k.startswith("pixel_generator.net.") and k.endswith(".bias")][-1].shape[0],
+            out_channels=len(state[f"pixel_generator.net.{rendering_layers}.weight"]),
             orthogonal=orthogonal,
             opt_cam=columns == code + CAMERA_COLUMNS,
+            published_camera=columns == code + CAMERA_COLUMNS,
         )
-    except (KeyError, IndexError) as missing:
-        raise InputError(f"no SOF state dict: {missing} is not among its {len(state)} keys") from None
+    except (KeyError, IndexError, ValueError) as missing:
+        raise InputError(f"{where}: no SOF model ({missing}) among its {len(state)} tensors") from None

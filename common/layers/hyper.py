@@ -5,6 +5,8 @@ Module and parameter names are the published checkpoints' keys.
 """
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -68,7 +70,7 @@ class HyperFC(nn.Module):
     def __init__(self, code: int, hyper_hidden: int, hyper_hidden_layers: int, in_features: int, hidden: int, hidden_layers: int, out_features: int):
         super().__init__()
         widths = [in_features] + [hidden] * (hidden_layers + 1) + [out_features]
-        self.layers = nn.ModuleList(HyperLayer(code, hyper_hidden, hyper_hidden_layers, a, b) for a, b in zip(widths[:-1], widths[1:]))
+        self.layers = nn.ModuleList(HyperLayer(code, hyper_hidden, hyper_hidden_layers, a, b) for a, b in pairwise(widths))
 
     def forward(self, z: Tensor) -> Layers:
         """Code (B, code) -> the layers of B networks."""

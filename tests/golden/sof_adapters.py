@@ -5,14 +5,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.cameras import Cameras, look_at, project
+from common.cameras import Cameras, flip_yz, invert_rigid, look_at, project
+from common.images import decode_depth, decode_labels
 from common.labels import colorize
 from common.layers.hyper import FCBlock, HyperFC, evaluate
-from common.rays import camera_rays, unproject, z_depth
+from common.meshes import area, volume
+from common.rays import camera_rays, pixel_grid, unproject, z_depth
 from sof import cameras as paths
 from sof.cameras import learned_cameras, normal_map, pixel_centers, sof_cameras
-from sof.losses import Rays, Weights, backward, behind_loss, class_loss, depth_loss, image_loss, total_loss
+from sof.data import parse_intrinsics, scale_intrinsics
+from sof.losses import Rays, Weights, backward, behind_loss, class_loss, depth_loss, image_loss, scaled
+from sof.metrics import logged_miou, notebook_miou, style_filter_miou
 from sof.model import SOF, ModelConfig, StepMLP, resize_scores, sphere_start
+from sof.volume import volume_mesh
 
 MARCH_NOISE = 0.01                                              # world units per standard normal, as published
 
@@ -32,11 +37,11 @@ def filled(module: torch.nn.Module, params: dict[str, Tensor], prefix: str = "")
 
 def network(config: dict, params: dict[str, Tensor]) -> SOF:
     sizes = ModelConfig(
-        num_instances=config["num_instances"], embedding_size=config["latent_dim"], feat_dim=config["hidden_dim"], phi_layers=config["phi_layers"],
+        embedding_size=config["latent_dim"], feat_dim=config["hidden_dim"], phi_layers=config["phi_layers"],
         rendering_layers=config["rendering_layers"], out_channels=config["out_channels"], tracing_steps=config["march_steps"],
-        sphere_radius=config["sphere_radius"], orthogonal=config["orthogonal"], opt_cam=config["opt_cam"],
+        sphere_radius=config["sphere_radius"], orthogonal=config["orthogonal"], opt_cam=config["opt_cam"], published_camera=True,
     )
-    return filled(SOF(sizes), params)
+    return filled(SOF(sizes, config["num_instances"]), params)
 
 
 def views(config: dict, inputs: dict[str, Tensor]) -> tuple[Cameras, Tensor]:
@@ -50,6 +55,8 @@ def render(config: dict, params: dict, inputs: dict) -> dict:
     codes = inputs["z"] if "z" in inputs else model.latent_codes(inputs["instance_idx"])
     (cameras, uv), scene = views(config, inputs), model.scene(codes)
     points, scores = model.trace(scene, *camera_rays(cameras, uv))
+    if config["output_sidelength"] != config["img_sidelength"]:
+        scores = resize_scores(scores, config["output_sidelength"])
     labels = scores.argmax(-1)
     result = {"logits": scores, "depth": z_depth(cameras, points), "labels": labels, "latent_reg": codes.square().mean()}
     slices = [model.field(scene, unproject(cameras, uv, depth)).softmax(-1) for depth in config.get("slice_depths", ())]
@@ -69,21 +76,20 @@ def train(config: dict, params: dict, inputs: dict) -> dict:
     if "latent_codes" in inputs:
         params["latent_codes.weight"] = inputs["latent_codes"]
     model = network(config, params)
-    if config["freeze_networks"]:
-        model.freeze_networks()
+    model.learn_networks(not config["freeze_networks"])
     cameras, uv = views(config, inputs)
     noise = MARCH_NOISE * inputs["march_noise"] if "march_noise" in inputs else None
     rays = Rays(inputs["instance_idx"], cameras, uv, inputs["labels"], noise, inputs.get("depth"))
-    weights = Weights(**{name: config.get(name, -1.0) for name in ("l1_weight", "kl_weight", "reg_weight", "geo_weight")})
-    losses, predicted = backward(model, rays, weights, published=True)
+    weights = Weights(**{name: config.get(name, -1.0) for name in ("l1_weight", "kl_weight", "reg_weight", "geo_weight")}, published_depth_loss=True)
+    losses, predicted = backward(model, rays, weights)
     gradients = {key: parameter.grad for key, parameter in model.named_parameters()}
     with torch.no_grad():
         result = step_outputs(config, model, rays, inputs)
     names = {"class": "dist_loss", "behind": "reg_loss", "code": "latent_loss", "depth": "geo_loss"}
     norm = gradients["latent_codes.weight"].norm()
     return numpy(result | {names[name]: loss for name, loss in losses.items()} | {
-        "mIoU": logged_miou(predicted.numpy(), rays.labels.numpy(), config["out_channels"]),
-        "total_loss": total_loss(losses, weights),
+        "mIoU": logged_miou(predicted, rays.labels, config["out_channels"]),
+        "total_loss": sum(scaled(losses, weights).values()),
         "grad_norm_log10": np.log10([1e-12 + (0.0 if gradients[key] is None else gradients[key].norm().item()) for key in config["grad_keys"]]),
         "latent_grad_unit": gradients["latent_codes.weight"] / norm,
     })
@@ -155,17 +161,51 @@ def camera_paths(config: dict, params: dict, inputs: dict) -> dict:
 
 
 def losses_metrics(config: dict, params: dict, inputs: dict) -> dict:
-    given, t = inputs, tensors(inputs)
-    predicted = t["logits"].argmax(-1).numpy()
+    t = tensors(inputs)
+    predicted = t["logits"].argmax(-1)
     return numpy({
         "cls_loss": class_loss(t["logits"], t["labels"]),
         "reg_loss": behind_loss(t["depth_pred"]),
         "geo_loss": depth_loss(t["depth_pred"], t["depth_gt"], published=True),
         "image_loss": image_loss(t["rgb_pred"], t["rgb_gt"]),
-        "mIoU_train_log": logged_miou(predicted, given["labels"], config["out_channels"]),
-        "mIoU_notebook": notebook_miou(predicted[0], given["labels"][0], config["notebook_classes"]),
-        "mIOU_style_filter": [style_filter_miou(a[0], b[0], config["seg_classes"], config["seg_side"]) for a, b in zip(given["seg_a"], given["seg_b"])],
+        "mIoU_train_log": logged_miou(predicted, t["labels"], config["out_channels"]),
+        "mIoU_notebook": notebook_miou(predicted, t["labels"], config["notebook_classes"])[0],
+        "mIOU_style_filter": style_filter_miou(t["seg_a"], t["seg_b"], config["seg_classes"], config["seg_side"]),
     })
+
+
+def data_loading(config: dict, params: dict, inputs: dict) -> dict:
+    table, result = np.array(config["remap_20_to_17"], np.uint8), {}
+    height, width = inputs["seg"].shape
+    for name, variant in config["variants"].items():
+        picture, side = inputs[variant["input"]], variant["sidelength"]
+        if "z_range" in variant:
+            result[name] = decode_depth(picture, side, inputs["zRange"] if variant["z_range"] else None)[None]
+        else:
+            result[name] = decode_labels(picture, side, "auto_published", table if variant.get("remap") else None, config["num_classes"]).reshape(-1, 1)
+        if "intrinsics" in variant:
+            result[variant["intrinsics"]] = scale_intrinsics(torch.from_numpy(inputs["intrinsic"]), width, height, side)
+    extrinsics = torch.from_numpy(inputs["extrinsics"])
+    return numpy(result | {
+        "intrinsics_txt_128": parse_intrinsics(config["intrinsics_txt"], config["txt_target"]),
+        "uv_8": (pixel_grid(8, 8) * 8).int(),
+        "cam2world_inverse": invert_rigid(extrinsics),
+        "cam2world_inverse_flip_yz": flip_yz(invert_rigid(extrinsics)),
+    })
+
+
+def volume_surface(config: dict, params: dict, inputs: dict) -> dict:
+    inputs, result = tensors(inputs), {}
+    for suffix, variant in config["variants"].items():
+        camera = sof_cameras(inputs["cam_P"][None], inputs["cam_K"][None], config["resolution"][0], variant["orthogonal"])
+        mesh = volume_mesh(inputs["volume"], camera, tuple(config["dpt_range"]), config["level_set"], published=True)
+        keys = mesh.vertices.round(5)
+        result |= {
+            f"vertices_sorted{suffix}": mesh.vertices[np.lexsort(keys.T[::-1])],
+            f"counts{suffix}": np.array([len(mesh.vertices), len(mesh.faces)]),
+            f"area_signedvolume{suffix}": np.array([area(mesh), volume(mesh)]),
+        }
+    return result
 
 
 ADAPTERS = {
@@ -176,4 +216,6 @@ ADAPTERS = {
     "sof.hyper_layers": hyper_layers,
     "sof.camera_paths": camera_paths,
     "sof.losses_metrics": losses_metrics,
+    "sof.data_loading": data_loading,
+    "sof.volume_mesh": volume_surface,
 }
