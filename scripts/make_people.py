@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -36,17 +36,17 @@ class PrepareConfig:
 
 @dataclass
 class HeadsConfig:
-    out: str = option("data/heads", "folder to write to; made if missing, gone on with if there")
-    count: int = option(16, "number of people")
-    views: int = option(30, "views of each, their cameras drawn one by one within 60 degrees to either side and 25 up and down")
-    resolution: int | None = option(None, "side of the pictures in pixels; 128 for sof, 512 for eg3d where not given")
-    layout: str = option("sof", "sof: a folder a person; eg3d: eg3d.zip", choices=LAYOUTS)
-    split: str = option("all", "which people: every tenth is test, held out of every training", choices=("train", "test", "all"))
-    seed: int = option(0, "the world that the people come from; person i is a function of the seed and i")
-    shard: str = option("0/1", "i/n: this process makes every n-th person, from the i-th on, i = 0 ... n-1")
+    out: str = option("data/heads", "folder to write to; made if missing, gone on with if there", free=True)
+    count: int = option(16, "number of people", low=1, free=True)
+    views: int = option(30, "views of each, their cameras drawn one by one within 60 degrees to either side and 25 up and down", low=1)
+    resolution: int | None = option(None, "side of the pictures in pixels; 128 for sof, 512 for eg3d where not given", low=8)
+    layout: str = option("sof", "sof: a folder a person; eg3d: eg3d.zip", choices=LAYOUTS, free=True)
+    split: str = option("all", "which people: every tenth is test, held out of every training", choices=("train", "test", "all"), free=True)
+    seed: int = option(0, "the world that the people come from; person i is a function of the seed and i", low=0)
+    shard: str = option("0/1", "i/n: this process makes every n-th person, from the i-th on, i = 0 ... n-1", free=True)
     rgb: bool = option(True, "also colour pictures in the sof layout (render_00.png); label maps alone are several times faster")
-    samples: int = option(3, "samples a pixel along each side, of colour pictures")
-    device: str = option("cpu", "where rays are cast: cpu or cuda")
+    samples: int = option(3, "samples a pixel along each side, of colour pictures", low=1)
+    device: str = option("cpu", "where rays are cast: cpu or cuda", free=True)
 
 
 def prepare(config: PrepareConfig) -> None:
@@ -60,11 +60,10 @@ def prepare(config: PrepareConfig) -> None:
 
 def heads(config: HeadsConfig) -> None:
     """Make heads."""
-    check(config)
+    which, shards = shard_of(config.shard)
     out = Path(config.out)
     remember(config, out / "people.yml")
     people = indices(config.count, config.split)
-    which, shards = shard_of(config.shard)
     todo = [i for i in people[which::shards] if not all(folder(out, layout, i).is_dir() for layout in LAYOUTS[config.layout])]
     for i in tqdm(todo, desc="heads", unit="person", disable=not todo):
         make(config, out, i)
@@ -72,15 +71,6 @@ def heads(config: HeadsConfig) -> None:
         zip_up(config, out, people)
     sheet = contact(config, out, people)
     print(f"{len(people)} people in {out}: look at {sheet}")
-
-
-def check(config: HeadsConfig) -> None:
-    """Refuse numbers that make no sense: InputError naming the flag."""
-    for name, least in {"count": 1, "views": 1, "resolution": 8, "samples": 1, "seed": 0}.items():
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise InputError(f"--{name}: expected {least} or more, not {value}")
-    shard_of(config.shard)
 
 
 def shard_of(text: str) -> tuple[int, int]:
@@ -101,12 +91,12 @@ def indices(count: int, split: str) -> list[int]:
 
 def remember(config: HeadsConfig, path: Path) -> None:
     """Keep the options beside the data. Raises InputError if the folder was made with others that change a person's files."""
-    fixed = ("views", "resolution", "seed", "rgb", "samples")
     if path.exists():
         old = configs.load(HeadsConfig, path)
-        for name in fixed:
-            if getattr(old, name) != getattr(config, name):
-                raise InputError(f"{path.parent}: was made with --{name} {getattr(old, name)}, not {getattr(config, name)}; choose another --out")
+        for field in fields(HeadsConfig):
+            before, now = getattr(old, field.name), getattr(config, field.name)
+            if before != now and not field.metadata["free"]:
+                raise InputError(f"{path.parent}: was made with --{field.name} {before}, not {now}; choose another --out")
     configs.save(config, path)
 
 

@@ -93,7 +93,7 @@ def stand_off(points: np.ndarray, offset: np.ndarray) -> np.ndarray:
     return points + offset[..., None] * spokes / np.linalg.norm(spokes, axis=-1, keepdims=True)
 
 
-def cover(points: np.ndarray, offset: np.ndarray, visible: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def cover(points: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points (R, C, 3) and the triangles of the closed sheet that are not all deeper than DIP below the skin."""
     triangles = sheet(points, closed=True)
     deep = (offset < -DIP).reshape(-1)

@@ -7,7 +7,7 @@ import numpy as np
 
 from common.people.renderer import Scene
 
-REACH, FREE = 0.155, 0.132                                                    # metres: no hair or hat is farther out than the one; none within the other is moved
+REACH, FREE = 0.155, 0.132                                                    # metres: hair and hats end at the one, and stay as made within the other
 
 
 @dataclass(frozen=True)
