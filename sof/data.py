@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from zlib import crc32
@@ -43,6 +43,11 @@ class Views:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def pick(self, index: Tensor) -> Views:
+        """Some of the views."""
+        files = tuple(self.files[k] for k in index.tolist())
+        return replace(self, labels=self.labels[index], cameras=self.cameras.pick(index), instances=self.instances[index], files=files)
 
 
 def load(data_root: str | Path, side: int, *, instances: str | None = None, observations: str | None = None, names: tuple[str, ...] | None = None,

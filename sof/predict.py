@@ -5,11 +5,14 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from common.cameras import Cameras
 from common.layers.hyper import Layers
+from common.metrics import confusion_matrix
 from common.rays import camera_rays, unproject, z_depth
 from common.render import Shoot, render
+from sof.data import Views
 from sof.model import SOF
 
 
@@ -36,12 +39,24 @@ def slicer(model: SOF, scene: Layers, depth: float) -> Shoot:
 
 
 @torch.no_grad()
-def predict(model: SOF, instances: Tensor, cameras: Cameras, side: int, chunk: int | None = None) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """(k, {labels (S, S) uint8, z_depth (S, S)}) of picture k: head instances[k] from camera k; each head's scene is built once while it stays the same."""
+def predict(model: SOF, instances: Tensor, cameras: Cameras, side: int, chunk: int | None = None) -> Iterator[dict[str, Tensor]]:
+    """labels (S, S) uint8 and z_depth (S, S) of head instances[k] from camera k, for each k; a head's scene is built once while it stays the same."""
     built, scene = None, None
-    for k, instance in enumerate(instances.tolist()):
+    for instance, k in zip(instances.tolist(), range(len(cameras))):
         if instance != built:
             _, code = model.split_codes(model.latent_codes.weight[instance : instance + 1])
             built, scene = instance, model.scene(code)
         seen = render(shooter(model, scene), cameras.pick([k]), side, side, chunk)
-        yield k, {name: picture[0] for name, picture in seen.items()}
+        yield {name: picture[0] for name, picture in seen.items()}
+
+
+def predict_labels(model: SOF, views: Views, chunk: int | None = None) -> Tensor:
+    """Label maps (n, S*S) uint8, on the CPU, of every view."""
+    device = model.latent_codes.weight.device
+    pictures = predict(model, views.instances, views.cameras.move(device), views.side, chunk)
+    return torch.stack([seen["labels"].flatten().cpu() for seen in tqdm(pictures, "views", len(views), leave=False, disable=None)])
+
+
+def confusion(predicted: Tensor, views: Views, classes: int) -> Tensor:
+    """The confusion matrix (classes, classes) over all pixels of the views: rows are the truth."""
+    return confusion_matrix(predicted, views.labels, classes)

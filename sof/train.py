@@ -1,88 +1,200 @@
 """Train SOF on multi-view label maps: python sof/train.py --config_filepath=configs/sof/face_seg_real.yml
 
 An auto-decoder: every head owns a code, and codes and networks are fitted together so that the marched rays of every view end on the right class.
+Run the same command again to go on where it stopped.
 """
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from common import ranks
+from common.checkpoint import load_strict
 from common.config import option, run_program
 from common.errors import InputError
+from common.images import ENCODINGS, contact_sheet
 from common.labels import colorize
-from common.metrics import class_ious, mean_iou
+from common.metrics import mean_iou
 from common.rays import pixel_grid
-from common.run import Run, RunConfig, device_of
-from sof import data
-from sof.losses import Rays, Weights, backward, total_loss
+from common.run import Run, RunConfig, Step, start
+from sof import data, model
+from sof.data import Views
+from sof.losses import Rays, Weights, backward, scaled
 from sof.metrics import logged_miou
-from sof.model import SOF, ModelConfig, load
-from sof.predict import confusion, predict
+from sof.model import SOF, ModelConfig
+from sof.predict import confusion, predict_labels
 
-MARCH_NOISE = 0.01                                              # world units: how far along the ray the start of a march is displaced
-PREVIEWS = 8                                                    # views of the preview grid
+MARCH_NOISE = 0.01                                              # world units: how far along its ray the start of a march is displaced
+PREVIEWS = 8                                                    # views of the preview picture
+EDGE_FAVOUR = 3.0                                               # with class_balance: pixels beside another class are drawn this much more often
 
 
 @dataclass
 class TrainConfig(RunConfig, ModelConfig, Weights):
     """Options of sof/train.py; the defaults are the release's wherever those train."""
 
-    data_root: str = option("./data", "folder with one folder per head (check it with scripts/check_data.py)")
+    data_root: str = option("./data", "folder with one folder per head; scripts/check_data.py checks it", free=True)
     data_type: str = option("seg", "prefix of the label maps, seg_00.png ...")
-    label_encoding: str = option("plain", "what a label map's pixels hold: labels, 10 x labels, or the release's guess", choices=("plain", "times10", "auto_published"))
+    label_encoding: str = option("plain", "what the pixels hold: labels, 10 x labels, or the release's guess", choices=ENCODINGS)
     sample_instances_train: str | None = option(None, "heads to train on, counted from 0: a-c (inclusive) or a,b,c; none: all")
-    sample_instances_val: str | None = option(None, "heads to validate on")
+    sample_instances_val: str | None = option(None, "heads to validate on; none: all", free=True)
     sample_observations_train: str | None = option(None, "views of each head to train on; none: all")
-    sample_observations_val: str | None = option(None, "views of each head to validate on; none: no validation")
-    img_sidelength: int = option(128, "side of the label maps trained on, in pixels; a ray per pixel")
+    sample_observations_val: str | None = option(None, "views of each head to validate on; none: no validation", free=True)
+    img_sidelength: int = option(128, "side of the label maps trained on, in pixels: one ray a pixel", low=1)
     output_sidelength: int | None = option(None, "the release's second side; training needs it equal to img_sidelength (none)")
-    batch_size: int = option(8, "views per step, over all ranks")
-    max_steps: int = option(200_000, "steps to train")
-    steps_til_ckpt: int = option(10_000, "steps between checkpoints")
-    steps_til_val: int = option(1000, "steps between validations")
-    no_validation: bool = option(False, "never validate")
-    lr: float = option(5e-5, "learning rate of Adam")
-    lr_final: float = option(1.0, "fraction of lr reached at max_steps, by a cosine; 1 keeps it constant, as published")
-    lr_warmup: int = option(0, "steps over which lr rises from 0")
-    rays_per_view: int = option(0, "pixels drawn of each view and step; 0: all of them, as published")
-    class_balance: float = option(0.0, "with rays_per_view: a class of frequency f is drawn as often as f^(1 - class_balance); 0 as it comes, 1 all alike, 0..1")
-    ray_chunk: int = option(2048, "rays of each view differentiated at once; changes memory, not results")
+    batch_size: int = option(8, "views a step, over all ranks", low=1)
+    steps_til_ckpt: int = option(10_000, "steps between checkpoints", low=1, free=True)
+    steps_til_val: int = option(1000, "steps between validations", low=1, free=True)
+    no_validation: bool = option(False, "never validate", free=True)
+    lr: float = option(5e-5, "learning rate of Adam", low=0)
+    lr_final: float = option(1.0, "share of lr that a cosine reaches at max_steps; 1, as published, keeps it constant", low=0)
+    lr_warmup: int = option(0, "steps over which lr rises to its value", low=0)
+    rays_per_view: int = option(0, "pixels drawn of each view and step; 0, as published: all of them", low=0)
+    class_balance: float = option(0.0, "with rays_per_view, favour edges and rare classes: one of frequency f is drawn as f^(1 - class_balance), 0 to 1", low=0)
+    ray_chunk: int = option(2048, "rays of each view differentiated at once, for memory, not for results; 0: all", low=0, free=True)
     checkpoint_path: str = option("", "start from this model: a run folder, a checkpoint of ours or an author's file")
-    overwrite_embeddings: bool = option(False, "with checkpoint_path: new codes for new heads")
+    overwrite_embeddings: bool = option(False, "with checkpoint_path: new codes, for other heads")
     freeze_networks: bool = option(False, "learn the codes alone")
+    steps_til_reset: int = option(-1, "step from which frozen networks learn again; -1: never")
     published_pairing: bool = option(False, "the release's defect: label maps are shuffled apart from their cameras")
+    published: bool = option(False, "every behaviour of the release that is repaired here: all published_... options")
 
 
 def main(config: TrainConfig) -> None:
-    """Fit codes and networks; the run folder holds everything."""
+    """Fit codes and networks to the views; the run folder logging_root/name keeps everything."""
+    config = checked(config)
+    device = start(config)
+    views = load_views(config, config.sample_instances_train, config.sample_observations_train, known_heads(config))
+    held_out = validation_views(config, views.names)
+    sof = initial_model(config, views).to(device)
+    optimizer = torch.optim.Adam(sof.parameters(), lr=config.lr)
+    run = Run(config, state={"model": sof, "optimizer": optimizer})
+    if ranks.rank() == 0:
+        data.write_indexing(run.folder / "indexing.txt", views.names)
+    likely = class_weights(views.labels, config.class_balance)
+    for step in run:
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * schedule(config, step.number)
+        sof.learn_networks(not config.freeze_networks or 0 <= config.steps_til_reset <= step.number)
+        optimizer.zero_grad()
+        batch = draw_rays(views, config, step, likely)
+        for part in step.parts():
+            losses, _ = backward(sof, batch.part(part.slice).to(device), config, config.ray_chunk, part.weight)
+            losses = part.share(scaled(losses, config))
+        run.average_gradients(sof)
+        run.refuse_non_finite(losses, sof)
+        optimizer.step()
+        run.log(losses)
+        run.pictures("labels", lambda: preview(sof, views))
+        if held_out is not None and (step.number + 1) % config.steps_til_val == 0:
+            run.log({}, **validate(sof, held_out))
+
+
+# What is trained on
+
+def checked(config: TrainConfig) -> TrainConfig:
+    """The config with `published` spelled out. Raises InputError for options that exclude each other."""
     if config.output_sidelength not in (None, config.img_sidelength):
         raise InputError(f"--output_sidelength {config.output_sidelength}: training needs it equal to --img_sidelength {config.img_sidelength}")
-    device = device_of(config.device)
-    views, held_out = load_views(config, config.sample_instances_train, config.sample_observations_train), validation_views(config)
-    model = build_model(config, views).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.lr)
-    run = Run(config, state={"model": model, "optimizer": optimizer})
-    if run.first:
-        data.write_indexing(run.folder / "indexing.txt", views.names)
-    choose, grid = pixel_chooser(config, views), pixel_grid(views.side, views.side, device)
-    for step in run:
-        set_learning_rate(optimizer, config, step.number)
-        optimizer.zero_grad()
-        chosen = step.indices(len(views))
-        pixels = choose(views.labels[chosen], step.generator("pixels"))
-        noise = MARCH_NOISE * torch.randn(*pixels.shape, 1, generator=step.generator("march"))
-        for part in step.parts():
-            index, at = chosen[part.slice], pixels[part.slice]
-            rays = Rays(views.instances[index], views.cameras.pick(index), grid.cpu()[at], views.labels[index].gather(1, at), noise[part.slice])
-            losses, predicted = backward(model, rays.to(device), config, config.ray_chunk, part.weight)
-        run.average_gradients(model)
-        run.refuse_non_finite(losses, model)
-        optimizer.step()
-        run.log(losses, total=total_loss(losses, config))
+    if config.geo_weight > 0:
+        raise InputError(f"--geo_weight {config.geo_weight}: depth maps are not read yet; leave it at -1")
+    if config.published:
+        config = replace(config, published_pairing=True, published_camera=True, published_depth_loss=True)
+    return config
+
+
+def known_heads(config: TrainConfig) -> tuple[str, ...] | None:
+    """The heads, by row, of the embedding that training starts from, if it keeps one whose run wrote them down."""
+    listing = Path(config.checkpoint_path) / "indexing.txt"
+    return data.read_indexing(listing) if config.checkpoint_path and not config.overwrite_embeddings and listing.exists() else None
+
+
+def load_views(config: TrainConfig, instances: str | None, observations: str | None, names: tuple[str, ...] | None, seed: int = 0) -> Views:
+    """Views as the options say; labels beyond the classes of the model are refused."""
+    views = data.load(config.data_root, config.img_sidelength, instances=instances, observations=observations, names=names, data_type=config.data_type,
+                      orthographic=config.orthogonal, encoding=config.label_encoding, published_pairing=config.published_pairing, seed=config.seed + seed)
+    if int(views.labels.max()) >= config.out_channels:
+        raise InputError(f"--out_channels {config.out_channels}: {config.data_root} holds label {int(views.labels.max())}")
+    return views
+
+
+def validation_views(config: TrainConfig, names: tuple[str, ...]) -> Views | None:
+    """The views held out, if any; with `published_pairing` shuffled otherwise than the training ones, as in the release."""
+    if config.no_validation or config.sample_observations_val is None:
+        return None
+    return load_views(config, config.sample_instances_val or config.sample_instances_train, config.sample_observations_val, names, seed=1)
+
+
+def initial_model(config: TrainConfig, views: Views) -> SOF:
+    """A new model for the heads of `views`, or the one at `checkpoint_path`, with new codes if asked."""
+    sof = SOF(config, len(views.names))
+    if config.checkpoint_path:
+        state = model.load(config.checkpoint_path)[0].state_dict()
+        if config.overwrite_embeddings:
+            state["latent_codes.weight"] = sof.latent_codes.weight
+        load_strict(sof, state, config.checkpoint_path)
+    return sof
+
+
+# A step
+
+def schedule(config: TrainConfig, step: int) -> float:
+    """The share of lr at a step: a linear rise, then a cosine from 1 to lr_final."""
+    cosine = 0.5 * (1 + math.cos(math.pi * step / config.max_steps))
+    return min(1.0, (step + 1) / max(config.lr_warmup, 1)) * (config.lr_final + (1 - config.lr_final) * cosine)
+
+
+def class_weights(labels: Tensor, balance: float, classes: int = 256) -> Tensor:
+    """How likely a pixel of each class is drawn, (classes,): f^-balance for a class of frequency f, 0 for absent ones."""
+    frequency = torch.bincount(labels.flatten(), minlength=classes) / labels.numel()
+    return torch.where(frequency > 0, frequency.clamp_min(1e-12) ** -balance, 0.0)
+
+
+def draw_rays(views: Views, config: TrainConfig, step: Step, likely: Tensor) -> Rays:
+    """The rays of the step's global batch: every pixel of its views, or `rays_per_view` of them drawn by class."""
+    index = step.indices(len(views))
+    labels, cameras = views.labels[index], views.cameras.pick(index)
+    uv = pixel_grid(views.side, views.side).expand(len(index), -1, -1)
+    if config.rays_per_view:
+        favour = likely[labels.long()] * (1 + EDGE_FAVOUR * (config.class_balance > 0) * beside_another(labels, views.side))
+        pixels = torch.multinomial(favour, config.rays_per_view, replacement=True, generator=step.generator("pixels"))
+        labels, uv = labels.gather(1, pixels), uv[0][pixels]
+    noise = MARCH_NOISE * torch.randn(*labels.shape, 1, generator=step.generator("march"))
+    return Rays(views.instances[index], cameras, uv, labels, noise)
+
+
+def beside_another(labels: Tensor, side: int) -> Tensor:
+    """Whether a pixel's left, right, upper or lower neighbour is of another class: (B, S*S) bool of label maps (B, S*S)."""
+    picture = labels.unflatten(1, (side, side))
+    edge = torch.zeros_like(picture, dtype=torch.bool)
+    across, down = picture[:, :, 1:] != picture[:, :, :-1], picture[:, 1:] != picture[:, :-1]
+    edge[:, :, 1:] |= across
+    edge[:, :, :-1] |= across
+    edge[:, 1:] |= down
+    edge[:, :-1] |= down
+    return edge.flatten(1)
+
+
+# Looking at it
+
+def validate(sof: SOF, views: Views) -> dict[str, float]:
+    """The mean IoU over all pixels of views held out, and the release's figure under its name."""
+    predicted = predict_labels(sof, views)
+    classes = sof.config.out_channels
+    return {"val/mIoU": mean_iou(confusion(predicted, views, classes)), "val/mIoU_published": float(logged_miou(predicted, views.labels, classes))}
+
+
+def preview(sof: SOF, views: Views) -> np.ndarray:
+    """A picture of some views, always the same: their label maps above what the model says."""
+    some = views.pick(torch.linspace(0, len(views) - 1, min(PREVIEWS, len(views))).long())
+    maps = torch.cat([some.labels, predict_labels(sof, some)]).unflatten(1, (views.side, views.side))
+    return contact_sheet(list(colorize(maps.numpy())), columns=len(some))
+
+
+if __name__ == "__main__":
+    run_program(main, TrainConfig, __doc__)

@@ -21,8 +21,9 @@ def rows(method: str) -> list[tuple[str, str, str]]:
 
 
 def table(method: str) -> str:
-    head = ["| published flag | here | |", "|---|---|---|"]
-    return "\n".join(head + [f"| `--{flag}` | {status.replace('renamed: ', '`--') + '`' if status.startswith('renamed') else status} | {note} |" for flag, status, note in rows(method)])
+    ours = lambda status: f"`--{status.removeprefix('renamed: ')}`" if status.startswith("renamed") else status
+    lines = [f"| `--{flag}` | {ours(status)} | {note} |" for flag, status, note in rows(method)]
+    return "\n".join(["| published flag | here | |", "|---|---|---|", *lines])
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -119,7 +119,7 @@ def test_goes_on_after_a_kill(whole, tmp_path):
 
 @pytest.mark.parametrize("flags, word", [
     (["--shard", "2/2"], "--shard"), (["--count", "0"], "--count"), (["--split", "dev"], "--split"), (["--resolutoin", "64"], "--resolution"),
-    (["--seed", "5"], "--seed")])
+    (["--seed", "5"], "--seed"), (["--device", "abacus"], "--device")])
 def test_bad_flags_are_one_line(whole, flags, word):
     before = contents(whole, but=())
     done = run("heads", "--out", whole, "--count", 3, "--views", 2, "--resolution", 48, "--rgb", False, *flags, cwd=whole)

@@ -86,11 +86,11 @@ def train(config: dict, params: dict, inputs: dict) -> dict:
     with torch.no_grad():
         result = step_outputs(config, model, rays, inputs)
     names = {"class": "dist_loss", "behind": "reg_loss", "code": "latent_loss", "depth": "geo_loss"}
-    norm = gradients["latent_codes.weight"].norm()
+    norm = gradients["latent_codes.weight"].double().norm()
     return numpy(result | {names[name]: loss for name, loss in losses.items()} | {
         "mIoU": logged_miou(predicted, rays.labels, config["out_channels"]),
         "total_loss": sum(scaled(losses, weights).values()),
-        "grad_norm_log10": np.log10([1e-12 + (0.0 if gradients[key] is None else gradients[key].norm().item()) for key in config["grad_keys"]]),
+        "grad_norm_log10": np.log10([1e-12 + (0.0 if gradients[key] is None else gradients[key].double().norm().item()) for key in config["grad_keys"]]),
         "latent_grad_unit": gradients["latent_codes.weight"] / norm,
     })
 
