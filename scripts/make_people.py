@@ -22,6 +22,7 @@ from common import config as configs
 from common.config import option, run_commands
 from common.errors import InputError
 from common.images import contact_sheet, encode_png, read_picture, write_eg3d_zip, write_png
+from common.ranks import device_of
 
 LAYOUTS = {"sof": ("sof",), "eg3d": ("eg3d",), "both": ("sof", "eg3d")}
 RESOLUTION = {"sof": 128, "eg3d": 512}
@@ -46,7 +47,7 @@ class HeadsConfig:
     shard: str = option("0/1", "i/n: this process makes every n-th person, from the i-th on, i = 0 ... n-1", free=True)
     rgb: bool = option(True, "also colour pictures in the sof layout (render_00.png); label maps alone are several times faster")
     samples: int = option(3, "samples a pixel along each side, of colour pictures", low=1)
-    device: str = option("cpu", "where rays are cast: cpu or cuda", free=True)
+    device: str = option("cpu", "where rays are cast: auto (a GPU if there is one), cpu, cuda or cuda:NUMBER", free=True)
 
 
 def prepare(config: PrepareConfig) -> None:
@@ -61,6 +62,7 @@ def prepare(config: PrepareConfig) -> None:
 def heads(config: HeadsConfig) -> None:
     """Make heads."""
     which, shards = shard_of(config.shard)
+    device_of(config.device)
     out = Path(config.out)
     remember(config, out / "people.yml")
     people = indices(config.count, config.split)
@@ -137,7 +139,7 @@ def write_sof(config: HeadsConfig, scene, i: int, place: Path) -> None:
     side = config.resolution or RESOLUTION["sof"]
     cameras, pixels = sof_cameras(config.seed, i, config.views, side)
     channels = ("labels", "z_depth", "mask") + ("rgb",) * config.rgb
-    views = render(scene.transform(sof_similarity(), 0.0), cameras, side, side, channels, config.samples, config.device)
+    views = render(scene.transform(sof_similarity(), 0.0), cameras, side, side, channels, config.samples, device_of(config.device))
     ranges = np.array([depth_range(depth, mask) for depth, mask in zip(views["z_depth"], views["mask"])], np.float32)
     for v in range(config.views):
         near, far = ranges[v]
@@ -167,7 +169,8 @@ def write_eg3d(config: HeadsConfig, scene, i: int, place: Path) -> None:
     from common.people.renderer import render
 
     side = config.resolution or RESOLUTION["eg3d"]
-    views = render(scene.transform(eg3d_similarity(), 0.0), eg3d_cameras(config.seed, i, config.views), side, side, ("rgb",), config.samples, config.device)
+    cameras = eg3d_cameras(config.seed, i, config.views)
+    views = render(scene.transform(eg3d_similarity(), 0.0), cameras, side, side, ("rgb",), config.samples, device_of(config.device))
     for v, picture in enumerate(views["rgb"]):
         (place / view_name("view", v, config.views)).write_bytes(encode_png(picture))
 

@@ -23,6 +23,11 @@ LOWEST_ANGLE = np.radians(138)                                               # f
 SHOULDERS = 0.600                                                             # below this height the template grows no hair
 HANG_ROW = int(ROWS * np.radians(93) / LOWEST_ANGLE)                          # where long hair leaves the skull
 HANG_ROWS = 48
+THICKNESS = {                                                                 # on top; over what height above the hairline it grows to that
+    "cropped": (0.005, 0.008), "short": (0.018, 0.016), "volume": (0.031, 0.040), "bun": (0.012, 0.012), "bob": (0.022, 0.014), "long": (0.020, 0.014)}
+HANGING = {"bob": ((-0.105, -0.080), (-0.04, 0.14)), "long": ((-0.140, -0.122), (0.24, 0.34))}      # heights of the tips; how much narrower there
+OPENINGS = (59.0, 106.0)                                                      # of hanging hair, degrees from the face: before or behind the ears
+GLOSS = 0.22
 DIP = 0.012                                                                   # triangles deeper than this below the skin are dropped
 HAIRLINE = (                                                                  # degrees from the face, height
     (0, 0.803), (28, 0.801), (45, 0.790), (58, 0.766), (66, 0.722), (73, 0.718), (80, 0.744), (99, 0.746), (108, 0.700), (125, 0.672), (180, 0.664))
@@ -93,20 +98,19 @@ def stand_off(points: np.ndarray, offset: np.ndarray) -> np.ndarray:
     return points + offset[..., None] * spokes / np.linalg.norm(spokes, axis=-1, keepdims=True)
 
 
-def cover(points: np.ndarray, offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points (R, C, 3) and the triangles of the closed sheet that are not all deeper than DIP below the skin."""
+def covering(points: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """The triangles of a closed sheet of points (R, C, 3), but for those that lie deeper than DIP below the skin."""
     triangles = sheet(points, closed=True)
-    deep = (offset < -DIP).reshape(-1)
-    return points, triangles[~deep[triangles].all(1)]
+    return triangles[(offset.reshape(-1)[triangles] > -DIP).any(1)]
 
 
-def strands(rng: np.random.Generator, azimuth: np.ndarray, rows: int, curl: float) -> np.ndarray:
-    """Streaks (rows, C) of mean 0 and spread about 1 that run down the sheet, drifting sideways by `curl` radians."""
+def strands(rng: np.random.Generator, azimuth: np.ndarray, rows: int) -> np.ndarray:
+    """Streaks (rows, C) of mean 0 and spread about 1 that run down the sheet and drift sideways a little."""
     down = np.linspace(0, 1, rows)[:, None]
     total = np.zeros((rows, len(azimuth)))
     for frequency in (9, 17, 23, 37, 53, 71, 97):
         phase, drift = rng.uniform(0, 2 * np.pi), rng.normal(0, 1)
-        total += np.cos(frequency * (azimuth + curl * drift * np.sin(2.5 * down + phase)) + phase)
+        total += np.cos(frequency * (azimuth + 0.05 * drift * np.sin(2.5 * down + phase)) + phase)
     return total / np.sqrt(3.5) * np.clip(4 * down, 0, 1)
 
 
@@ -116,84 +120,82 @@ def hair(person: Person, vertices: np.ndarray) -> list[Surface]:
     if style == "bald":
         return []
     rng, grid = random(person.seed, person.index, "hair"), scalp()
-    points = grid.points(vertices)
-    top = {"cropped": 0.005, "short": 0.018, "volume": 0.031, "bun": 0.012, "bob": 0.022, "long": 0.020}[style] * rng.uniform(0.85, 1.2)
-    root = {"cropped": 0.008, "short": 0.016, "volume": 0.040, "bun": 0.012, "bob": 0.014, "long": 0.014}[style]
-    if person.hat:
-        top = min(top, 0.010)
-    opening = float(rng.choice([59.0, 106.0]))                                # of hanging hair, degrees: before or behind the ears
-    over_ears = style in ("bob", "long") and opening < 90
-    line = _hairline(rng, style, over_ears)
-    all_streaks = strands(rng, grid.azimuth, HANG_ROW + HANG_ROWS, 0.05)
-    streaks = all_streaks[:ROWS]
-    depth = inside(line, grid) + 0.0015 * streaks
+    skin = grid.points(vertices)
+    opening = float(rng.choice(OPENINGS))
+    streaks = strands(rng, grid.azimuth, HANG_ROW + HANG_ROWS + 1)
+    offset = _offset(rng, person, grid, streaks[:ROWS], over_ears=style in HANGING and opening < 90)
+    outer = stand_off(skin, offset)
+    if style in HANGING:
+        outer, offset = _hang(rng, HANGING[style], np.radians(opening), grid.azimuth, outer, offset, streaks)
+    color = person.hair * np.clip(1 + 0.22 * streaks[:len(outer)], 0.4, 1.8).reshape(-1, 1)
+    surfaces = [plain(outer, covering(outer, offset), anatomy.LABEL["hair"], color, GLOSS)]
+    return surfaces + ([_bun(rng, skin, person.hair)] if style == "bun" and not person.hat else [])
+
+
+def _offset(rng: np.random.Generator, person: Person, grid: Scalp, streaks: np.ndarray, over_ears: bool) -> np.ndarray:
+    """How far hair stands off the skin (ROWS, COLUMNS), metres, negative outside the hairline."""
+    top, root = THICKNESS[person.hair_style]
+    top = min(top * rng.uniform(0.85, 1.2), 0.010 if person.hat else 1.0)
+    height = inside(_hairline(rng, person.hair_style, over_ears), grid) + 0.0015 * streaks
     down = np.linspace(0, 1, ROWS)[:, None]
-    swell = 1 + 0.10 * streaks + np.clip(4 * down, 0, 1) * 0.25 * np.sin(grid.azimuth + rng.uniform(-1, 1)) * rng.uniform(-1, 1)
-    if style == "short":
-        swell = swell * (1 - 0.6 * np.clip(3 * down - 0.9, 0, 1))                     # shorter at the sides and the back
-    if style == "volume":
-        swell = swell + 0.05 * np.clip(4 * down, 0, 1) * _bumps(rng, grid)
-    offset = np.where(depth > 0, top * swell * (1 - np.exp(-depth / root)), np.maximum(1.5 * depth, -0.03))
+    off_crown = np.clip(4 * down, 0, 1)                                       # at the crown all columns meet: nothing may depend on the azimuth
+    swell = 1 + 0.10 * streaks + 0.25 * off_crown * np.sin(grid.azimuth + rng.uniform(-1, 1)) * rng.uniform(-1, 1)
+    if person.hair_style == "short":
+        swell = swell * (1 - 0.6 * np.clip(3 * down - 0.9, 0, 1))             # shorter at the sides and the back
+    if person.hair_style == "volume":
+        swell = swell + 0.05 * off_crown * _curls(rng, grid)
+    offset = np.where(height > 0, top * swell * (1 - np.exp(-height / root)), np.maximum(1.5 * height, -0.03))
     if over_ears:
-        beside = np.abs(np.degrees(np.abs(grid.azimuth)) - 92) / 20
+        beside = (np.degrees(np.abs(grid.azimuth)) - 92) / 20
         offset = offset + 0.014 * np.clip(1 - beside**2, 0, 1) * np.clip((0.80 - grid.heights) / 0.05, 0, 1)
-    outer = stand_off(points, offset)
-    if style in ("bob", "long"):
-        outer, offset, streaks = _hang(rng, style, np.radians(opening), grid, outer, offset, all_streaks)
-    outer, triangles = cover(outer, offset)
-    color = person.hair * np.clip(1 + 0.22 * streaks, 0.4, 1.8).reshape(-1, 1)
-    surfaces = [plain(outer, triangles, anatomy.LABEL["hair"], color, 0.22)]
-    if style == "bun" and not person.hat:
-        surfaces.append(_bun(rng, points, person))
-    return surfaces
+    return offset
 
 
 def _hairline(rng: np.random.Generator, style: str, over_ears: bool) -> list[tuple[float, float]]:
     """The hairline, moved a little; a fringe over the forehead for some; over the ears or round them."""
     up = rng.normal(0, 0.004)
     fringe = style in ("bob", "long", "short") and rng.uniform() < 0.35
-    low = lambda degrees, height: min(height, 0.772) if fringe and degrees < 50 else height + up * (degrees < 60)
-    return [(degrees, 0.690 if over_ears and 62 < degrees < 120 else low(degrees, height)) for degrees, height in HAIRLINE]
+    front = lambda degrees, height: min(height, 0.772) if fringe and degrees < 50 else height + up * (degrees < 60)
+    return [(degrees, 0.690 if over_ears and 62 < degrees < 120 else front(degrees, height)) for degrees, height in HAIRLINE]
 
 
-def _bumps(rng: np.random.Generator, grid: Scalp) -> np.ndarray:
-    """Curls (R, C): bumps of mean 0."""
+def _curls(rng: np.random.Generator, grid: Scalp) -> np.ndarray:
+    """Bumps (ROWS, COLUMNS) of mean 0."""
     down = np.linspace(0, LOWEST_ANGLE, ROWS)[:, None]
     return sum(np.cos(a * down + rng.uniform(0, 6)) * np.cos(b * grid.azimuth + rng.uniform(0, 6)) for a, b in ((14, 11), (19, 17), (25, 8)))
 
 
-def _hang(rng: np.random.Generator, style: str, opening: float, grid: Scalp, outer: np.ndarray, offset: np.ndarray, streaks: np.ndarray):
-    """The sheet with everything below HANG_ROW replaced by hair that falls straight down, open before the face, closed at the tips."""
-    edge = outer[HANG_ROW]
-    tips = {"bob": rng.uniform(-0.105, -0.08), "long": rng.uniform(-0.140, -0.122)}[style]
-    hanging = streaks[HANG_ROW + 1:]
+def _hang(rng: np.random.Generator, cut: tuple, opening: float, azimuth: np.ndarray, outer: np.ndarray, offset: np.ndarray, streaks: np.ndarray):
+    """(points, offsets) of the sheet with all rows below HANG_ROW replaced by hair that falls straight down, open in front, closed at the tips."""
+    (lowest, highest), (least, most) = cut
+    tips, taper = rng.uniform(lowest, highest), rng.uniform(least, most)
+    edge, hanging = outer[HANG_ROW], streaks[HANG_ROW + 1:-1]
+    axis = edge.mean(0) * (1, 0, 1)
+    spokes = (edge - axis) * (1, 0, 1)
     down = np.linspace(0, 1, HANG_ROWS)[1:, None]
-    closed = np.clip((np.abs(grid.azimuth) - opening + 0.10 * down) / 0.06, 0, 1)
-    closed = closed * closed * (3 - 2 * closed)
-    middle = edge.mean(0)
-    wave = 0.004 * np.sin(9 * down + 2 * np.sin(3 * grid.azimuth)) * down + 0.0020 * np.minimum(4 * down, 1) * hanging
-    radius = np.linalg.norm((edge - middle)[:, [0, 2]], axis=1)
-    reach = 1 - {"bob": rng.uniform(-0.04, 0.14), "long": rng.uniform(0.24, 0.34)}[style] * down + wave / radius
+    wave = 0.004 * np.sin(9 * down + 2 * np.sin(3 * azimuth)) * down + 0.0020 * np.minimum(4 * down, 1) * hanging
+    reach = 1 - taper * down + wave / np.linalg.norm(spokes, axis=1)
+    closed = np.clip((np.abs(azimuth) - opening + 0.10 * down) / 0.06, 0, 1)
+    closed = closed * closed * (3 - 2 * closed)                               # 1 where hair hangs, 0 before the face, where the sheet is inside the neck
     reach = 0.08 + (reach - 0.08) * closed
-    y = edge[:, 1] + (tips + 0.006 * hanging[-1] - edge[:, 1]) * down
-    fall = np.stack([middle[0] + (edge[:, 0] - middle[0]) * reach, y, middle[2] + (edge[:, 2] - middle[2]) * reach], axis=-1)
-    bottom = fall[-1:] * (1, 1, 1) + 0.7 * (np.array([middle[0], 0, middle[2]]) - fall[-1:]) * (1, 0, 1)
-    hidden = np.where(closed > 0, 0.01, -1.0)
-    sheet_points = np.concatenate([outer[:HANG_ROW + 1], fall, bottom])
-    offsets = np.concatenate([offset[:HANG_ROW + 1], hidden, hidden[-1:]])
-    return sheet_points, offsets, np.concatenate([streaks, streaks[-1:]])
+    height = edge[:, 1] + (tips + 0.006 * hanging[-1] - edge[:, 1]) * down
+    fall = axis + reach[..., None] * spokes + height[..., None] * (0, 1, 0)
+    bottom = fall[-1:] + 0.7 * (axis - fall[-1:]) * (1, 0, 1)
+    kept = np.where(closed > 0, 0.0, -1.0)
+    return np.concatenate([outer[:HANG_ROW + 1], fall, bottom]), np.concatenate([offset[:HANG_ROW + 1], kept, kept[-1:]])
 
 
-def _bun(rng: np.random.Generator, points: np.ndarray, person: Person) -> Surface:
+def _bun(rng: np.random.Generator, skin: np.ndarray, hair_color: np.ndarray) -> Surface:
     """A knot of hair on the top or the back of the head."""
     row = int(ROWS * rng.choice([0.26, 0.40, 0.52]))
     size = rng.uniform(0.026, 0.034)
-    anchor = points[row, 0]                                                   # column 0 looks backwards
-    outward = (anchor - points[HANG_ROW].mean(0)) / np.linalg.norm(anchor - points[HANG_ROW].mean(0))
+    anchor = skin[row, 0]                                                     # column 0 looks backwards
+    outward = anchor - skin[HANG_ROW].mean(0)
+    outward = outward / np.linalg.norm(outward)
     down, around = np.linspace(0, np.pi, 40)[:, None], np.linspace(0, 2 * np.pi, 80, endpoint=False)
     twist = 1 + 0.03 * np.sin(10 * around + 5 * down)
     ball = np.stack(np.broadcast_arrays(1.1 * np.sin(down) * np.sin(around), 0.9 * np.cos(down), np.sin(down) * np.cos(around)), axis=-1)
     ball = ball * (size * twist)[..., None]
     vertices = anchor + outward * 0.6 * size + ball
-    color = person.hair * np.clip(1 + 0.3 * np.sin(20 * around + 10 * down), 0.5, 1.6).reshape(-1, 1)
-    return plain(vertices, sheet(vertices, closed=True), anatomy.LABEL["hair"], color, 0.22)
+    color = hair_color * np.clip(1 + 0.3 * np.sin(20 * around + 10 * down), 0.5, 1.6).reshape(-1, 1)
+    return plain(vertices, sheet(vertices, closed=True), anatomy.LABEL["hair"], color, GLOSS)

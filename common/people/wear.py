@@ -18,13 +18,14 @@ LENS = np.array((0.029, 0.023))                                               # 
 def clothes(person: Person, vertices: np.ndarray) -> Surface:
     """The body's skin below the neckline, a little thicker; above it, it dips below the skin."""
     skin = anatomy.skin()
-    below = _below_neckline(person.neckline, skin.template)
+    steepness = np.sqrt(1 - vertex_normals(skin.template, skin.triangles)[:, 1] ** 2)
+    below = _below_neckline(person.neckline, skin.template) / np.maximum(steepness, 0.2)              # along the skin
     offset = np.clip(1.2 * below, -0.008, 0.007) + 0.004 * np.exp(-(((below - 0.008) / 0.006) ** 2))
     kept = skin.triangles[(offset[skin.triangles] > -0.005).any(1) & (skin.template[skin.triangles, 1] < 0.66).all(1)]
     used, triangles = np.unique(kept, return_inverse=True)
     triangles = triangles.reshape(-1, 3)
     points = vertices[used] + offset[used, None] * vertex_normals(vertices, skin.triangles)[used]
-    ribbing = np.where(below[used] < 0.016, 0.86, 1.0)[:, None]
+    ribbing = 0.86 + 0.14 * np.clip((below[used, None] - 0.014) / 0.002, 0, 1)
     return plain(points, triangles, anatomy.LABEL["cloth"], person.cloth * ribbing, 0.02)
 
 
@@ -33,11 +34,12 @@ def _below_neckline(style: str, points: np.ndarray) -> np.ndarray:
     x, y, z = points.T
     front, side, back = NECKLINE
     facing = (z - NECK_AXIS) / np.hypot(x, z - NECK_AXIS)
+    before = np.clip(2 * facing, 0, 1)
     line = side + np.where(facing > 0, front - side, side - back) * facing * np.abs(facing) ** 0.5 + NECKLINE_SHIFT[style]
     if style == "vee":
-        line = line - np.clip(0.060 - 1.3 * np.hypot(x, 0.006), 0, None) * (z > NECK_AXIS)
+        line = line - np.clip(0.060 - 1.3 * np.hypot(x, 0.006), 0, None) * before
     if style == "scoop":
-        line = line - 0.045 * np.exp(-((x / 0.055) ** 2)) * (z > NECK_AXIS)
+        line = line - 0.045 * np.exp(-((x / 0.055) ** 2)) * before
     return line - y
 
 
@@ -50,9 +52,9 @@ def hat(person: Person, vertices: np.ndarray) -> list[Surface]:
     roll = 0.006 * (np.clip(above / 0.004, 0, 1) - np.clip((above - 0.032) / 0.004, 0, 1)) if person.hat == "beanie" else 0.0
     dome = 0.014 + 0.006 * np.clip((above - 0.05) / 0.05, 0, 1)
     offset = np.where(above > 0, dome + roll, np.maximum(0.016 + 8 * above, -0.03))
-    points, triangles = hair.cover(hair.stand_off(grid.points(vertices), offset), offset)
+    points = hair.stand_off(grid.points(vertices), offset)
     color = person.cloth[[2, 0, 1]] * (1 + 0.06 * np.sign(np.sin(60 * grid.azimuth)) * (person.hat == "beanie") * np.ones_like(above)).reshape(-1, 1)
-    surfaces = [plain(points, triangles, anatomy.LABEL["hat"], color, 0.03)]
+    surfaces = [plain(points, hair.covering(points, offset), anatomy.LABEL["hat"], color, 0.03)]
     return surfaces + ([_visor(points, above, grid, color[0])] if person.hat == "cap" else [])
 
 
