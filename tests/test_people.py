@@ -13,8 +13,8 @@ from common.people import layouts
 from common.people.heads import head_scene
 from common.people.persons import HAIR_STYLES, person, split
 from common.people.renderer import Scene, render, vertex_normals
+from common.people.shapes import REACH, squeeze
 from common.people.subdivision import catmull_clark, subdivide_corners
-from common.people.surfaces import REACH, squeeze
 
 LABEL = {name: k for k, name in enumerate(SOF_LABELS)}
 CUBE = np.array([[0, 1, 3, 2], [4, 6, 7, 5], [0, 4, 5, 1], [2, 3, 7, 6], [0, 2, 6, 4], [1, 5, 7, 3]])

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from common.people import anatomy
-from common.people.persons import Person, random
-from common.people.surfaces import Surface, plain, sheet
+from common.people.persons import Person, generator
+from common.people.shapes import Surface, plain, sheet
 from common.raycast import build, first_hits
 
 ROWS, COLUMNS = 80, 256
@@ -119,7 +119,7 @@ def hair(person: Person, vertices: np.ndarray) -> list[Surface]:
     style = person.hair_style
     if style == "bald":
         return []
-    rng, grid = random(person.seed, person.index, "hair"), scalp()
+    rng, grid = generator(person.seed, person.index, "hair"), scalp()
     skin = grid.points(vertices)
     opening = float(rng.choice(OPENINGS))
     streaks = strands(rng, grid.azimuth, HANG_ROW + HANG_ROWS + 1)

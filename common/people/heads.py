@@ -11,9 +11,9 @@ import numpy as np
 
 from common.people import anatomy, hair, wear
 from common.people.body import load_body, rest_vertices
-from common.people.persons import Person, random
+from common.people.persons import Person, generator
 from common.people.renderer import Scene
-from common.people.surfaces import Surface, join, squeeze
+from common.people.shapes import Surface, join, squeeze
 
 WHITE, PUPIL, TEETH, TONGUE, INSIDE = (0.80, 0.78, 0.75), (0.006, 0.006, 0.006), (0.80, 0.76, 0.66), (0.50, 0.13, 0.12), (0.16, 0.03, 0.03)
 HEIGHT, HEIGHT_SPREAD = 0.235, 0.03                                           # from crown to chin; relative, either way
@@ -36,11 +36,11 @@ def head_scene(person: Person) -> Scene:
 
 def _canonical(base: np.ndarray, calm: np.ndarray, skin: anatomy.Skin, person: Person) -> np.ndarray:
     """Base vertices in the canonical frame: the middle of the calm head goes to the origin, its height to HEIGHT, a little more or less."""
-    _x, y, z = skin.template.T
+    _, y, z = skin.template.T
     crown, chin = calm[y > 0.76, 1].max(), calm[(np.abs(y - 0.625) < 0.015) & (z > 0.12), 1].min()
     depth = calm[y > 0.76, 2]
     middle = np.array([0.0, 0.5 * (crown + chin), 0.5 * (depth.max() + depth.min())])
-    size = HEIGHT * (1 + HEIGHT_SPREAD * random(person.seed, person.index, "size").uniform(-1, 1))
+    size = HEIGHT * (1 + HEIGHT_SPREAD * generator(person.seed, person.index, "size").uniform(-1, 1))
     return (base - middle) * (size / (crown - chin))
 
 

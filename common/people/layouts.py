@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from common.cameras import Cameras, intrinsics_matrix, normalise_intrinsics, orbit
-from common.people.persons import random
+from common.people.persons import generator
 
 FRAME = 0.377                                                                 # what a picture's width shows, canonical metres
 SOF_FOCAL, SOF_GRID, SOF_DISTANCE = 36.0, 128, 4.5
@@ -31,7 +31,7 @@ def eg3d_similarity() -> float:
 
 def view_angles(seed: int, i: int, view: int) -> tuple[float, float]:
     """Azimuth and elevation (radians) of one view of one person, uniform within +-60 and +-25 degrees, each view for itself."""
-    azimuth, elevation = random(seed, i, "views", view).uniform(-1, 1, 2)
+    azimuth, elevation = generator(seed, i, "views", view).uniform(-1, 1, 2)
     return MAX_AZIMUTH * azimuth, MAX_ELEVATION * elevation
 
 

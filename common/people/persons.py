@@ -45,14 +45,14 @@ def split(i: int) -> str:
     return "test" if i % 10 == 9 else "train"
 
 
-def random(seed: int, i: int, purpose: str, *more: int) -> np.random.Generator:
+def generator(seed: int, i: int, purpose: str, *more: int) -> np.random.Generator:
     """The generator of one purpose of one person; more numbers, such as a view's, make it that view's own."""
     return np.random.default_rng([seed, i, PURPOSES.index(purpose), *more])
 
 
 def person(seed: int, i: int) -> Person:
     """Person i of a seed: a function of the two, whatever else is drawn."""
-    rng = random(seed, i, "person")
+    rng = generator(seed, i, "person")
     gender, age = rng.uniform(0, 1), rng.choice([rng.uniform(0.45, 0.62), rng.uniform(0.62, 0.80), rng.uniform(0.80, 1.0)], p=[0.2, 0.55, 0.25])
     heritage = rng.dirichlet([0.7, 0.7, 0.7])
     phenotype = {"gender": gender, "age": age, "muscle": rng.uniform(0.3, 0.8), "weight": rng.uniform(0.2, 0.8), "height": rng.uniform(0.3, 0.8),

@@ -52,7 +52,7 @@ def render(scene: Scene, cameras: Cameras, height: int, width: int, channels=CHA
     labels uint8 and mask bool; z_depth float32, 0 where nothing is seen; normals float32, smooth, unit, in the world; all one ray per pixel centre.
     rgb uint8, `samples` x `samples` rays a pixel.
     """
-    lit = _Lit(scene, device)
+    lit = _Lit(scene, device, shaded=bool({"rgb", "normals"} & set(channels)))
     cameras = cameras.move(device=lit.vertices.device, dtype=torch.float32)
     views = [_view(lit, cameras.pick([n]), height, width, channels, samples) for n in range(len(cameras))]
     return {channel: np.stack([view[channel] for view in views]) for channel in channels}
@@ -61,10 +61,12 @@ def render(scene: Scene, cameras: Cameras, height: int, width: int, channels=CHA
 class _Lit:
     """A scene's tensors and its hierarchy on the device, made once for all views."""
 
-    def __init__(self, scene: Scene, device) -> None:
+    def __init__(self, scene: Scene, device, shaded: bool) -> None:
         on = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device)
         self.vertices, self.faces, self.labels = on(scene.vertices), on(scene.faces), on(scene.labels)
-        self.surface = on(np.concatenate([vertex_normals(scene.vertices, scene.faces), scene.albedo, scene.gloss[:, None]], axis=1).astype(np.float32))
+        if shaded:                                                            # what shading interpolates: normals, albedo, gloss
+            normals = vertex_normals(scene.vertices, scene.faces)
+            self.surface = on(np.concatenate([normals, scene.albedo, scene.gloss[:, None]], axis=1).astype(np.float32))
         self.mesh = build(self.vertices, self.faces)
         self.epsilon = 1e-4 * float(np.ptp(scene.vertices, axis=0).max())
 

@@ -1,12 +1,14 @@
 """What people wear: a garment that follows the shoulders, glasses, hats."""
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from common.people import anatomy, hair
 from common.people.persons import Person
 from common.people.renderer import vertex_normals
-from common.people.surfaces import Surface, plain, sheet
+from common.people.shapes import Surface, plain, sheet
 
 NECK_AXIS = 0.020                                                             # z of the template's neck
 NECKLINE = (0.562, 0.589, 0.604)                                              # its height in front, at the sides, behind
@@ -18,8 +20,7 @@ LENS = np.array((0.029, 0.023))                                               # 
 def clothes(person: Person, vertices: np.ndarray) -> Surface:
     """The body's skin below the neckline, a little thicker; above it, it dips below the skin."""
     skin = anatomy.skin()
-    steepness = np.sqrt(1 - vertex_normals(skin.template, skin.triangles)[:, 1] ** 2)
-    below = _below_neckline(person.neckline, skin.template) / np.maximum(steepness, 0.2)              # along the skin
+    below = _below_neckline(person.neckline, skin.template) / np.maximum(_steepness(), 0.2)           # along the skin
     offset = np.clip(1.2 * below, -0.008, 0.007) + 0.004 * np.exp(-(((below - 0.008) / 0.006) ** 2))
     kept = skin.triangles[(offset[skin.triangles] > -0.005).any(1) & (skin.template[skin.triangles, 1] < 0.66).all(1)]
     used, triangles = np.unique(kept, return_inverse=True)
@@ -27,6 +28,13 @@ def clothes(person: Person, vertices: np.ndarray) -> Surface:
     points = vertices[used] + offset[used, None] * vertex_normals(vertices, skin.triangles)[used]
     ribbing = 0.86 + 0.14 * np.clip((below[used, None] - 0.014) / 0.002, 0, 1)
     return plain(points, triangles, anatomy.LABEL["cloth"], person.cloth * ribbing, 0.02)
+
+
+@cache
+def _steepness() -> np.ndarray:
+    """The sine of the angle (V,) between the template's skin and the horizontal."""
+    skin = anatomy.skin()
+    return np.sqrt(1 - vertex_normals(skin.template, skin.triangles)[:, 1] ** 2)
 
 
 def _below_neckline(style: str, points: np.ndarray) -> np.ndarray:
