@@ -16,6 +16,7 @@ from common.errors import InputError
 from common.rays import pixel_grid, unproject
 
 LEARNED_TARGET = (0.0, 0.0, 0.1)                                # where a learned camera (opt_cam) looks
+CENTER = (0.0, 0.1, 0.0)                                        # what cameras turn about
 PUBLISHED_FOCAL, PUBLISHED_SIDE, PUBLISHED_DISTANCE = 36.0, 128, 4.5
 
 Path = tuple[Tensor, Tensor]                                    # positions (N, 3), targets (N, 3)
@@ -112,12 +113,12 @@ def normal_map(cameras: Cameras, z_depth: Tensor) -> Tensor:
     return torch.linalg.cross(rows, columns, dim=1)
 
 
-def path(name: str, count: int, distance: float = PUBLISHED_DISTANCE) -> Tensor:
+def path_poses(name: str, count: int, distance: float = PUBLISHED_DISTANCE) -> Tensor:
     """cam2world (N, 4, 4), float64, of a named path round the head: turntable, sphere, uniform or spiral.
 
     Raises InputError for another name.
     """
-    center = torch.tensor([0.0, 0.1, 0.0], dtype=torch.float64)
+    center = torch.tensor(CENTER, dtype=torch.float64)
     if name == "turntable":
         azimuth = torch.arange(count, dtype=torch.float64) / count * 2 * math.pi
         swing = 0.9 * azimuth.sin()                             # to and fro in front of the face: nobody trained the back of a head

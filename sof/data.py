@@ -156,6 +156,13 @@ def read_indexing(path: str | Path) -> tuple[str, ...]:
     return names
 
 
+def find_indexing(checkpoint: str | Path) -> tuple[str, ...] | None:
+    """The heads, by row, that a checkpoint's run wrote down: beside the checkpoint or above it; None where no run did."""
+    path = Path(checkpoint)
+    listing = next((folder / "indexing.txt" for folder in (path, *path.parents[:2]) if (folder / "indexing.txt").is_file()), None)
+    return read_indexing(listing) if listing else None
+
+
 # Cameras
 
 def read_cam2world(folder: Path, files: list[Path]) -> Tensor:

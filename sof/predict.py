@@ -3,13 +3,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from common.cameras import Cameras
+from common.images import contact_sheet
+from common.labels import colorize
 from common.layers.hyper import Layers
-from common.metrics import confusion_matrix
 from common.rays import camera_rays, unproject, z_depth
 from common.render import Shoot, render
 from sof.data import Views
@@ -57,6 +59,12 @@ def predict_labels(model: SOF, views: Views, chunk: int | None = None) -> Tensor
     return torch.stack([seen["labels"].flatten().cpu() for seen in tqdm(pictures, "views", len(views), leave=False, disable=None)])
 
 
-def confusion(predicted: Tensor, views: Views, classes: int) -> Tensor:
-    """The confusion matrix (classes, classes) over all pixels of the views: rows are the truth."""
-    return confusion_matrix(predicted, views.labels, classes)
+def evenly(count: int, some: int = 8) -> Tensor:
+    """The indices of a few of `count` views, always the same."""
+    return torch.linspace(0, count - 1, min(some, count)).long()
+
+
+def truth_above(predicted: Tensor, views: Views) -> np.ndarray:
+    """A picture (H, W, 3) uint8 of views' label maps, what was predicted (n, S*S) below each."""
+    maps = torch.cat([views.labels, predicted]).unflatten(1, (views.side, views.side))
+    return contact_sheet(list(colorize(maps.numpy())), columns=len(views))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,9 +16,8 @@ from common import ranks
 from common.checkpoint import load_strict
 from common.config import option, run_program
 from common.errors import InputError
-from common.images import ENCODINGS, contact_sheet
-from common.labels import colorize
-from common.metrics import mean_iou
+from common.images import ENCODINGS
+from common.metrics import confusion_matrix, mean_iou
 from common.rays import pixel_grid
 from common.run import Run, RunConfig, Step, start
 from sof import data, model
@@ -27,10 +25,9 @@ from sof.data import Views
 from sof.losses import Rays, Weights, backward, scaled
 from sof.metrics import logged_miou
 from sof.model import SOF, ModelConfig
-from sof.predict import confusion, predict_labels
+from sof.predict import evenly, predict_labels, truth_above
 
 MARCH_NOISE = 0.01                                              # world units: how far along its ray the start of a march is displaced
-PREVIEWS = 8                                                    # views of the preview picture
 EDGE_FAVOUR = 3.0                                               # with class_balance: pixels beside another class are drawn this much more often
 
 
@@ -110,8 +107,7 @@ def checked(config: TrainConfig) -> TrainConfig:
 
 def known_heads(config: TrainConfig) -> tuple[str, ...] | None:
     """The heads, by row, of the embedding that training starts from, if it keeps one whose run wrote them down."""
-    listing = Path(config.checkpoint_path) / "indexing.txt"
-    return data.read_indexing(listing) if config.checkpoint_path and not config.overwrite_embeddings and listing.exists() else None
+    return data.find_indexing(config.checkpoint_path) if config.checkpoint_path and not config.overwrite_embeddings else None
 
 
 def load_views(config: TrainConfig, instances: str | None, observations: str | None, names: tuple[str, ...] | None, seed: int = 0) -> Views:
@@ -184,16 +180,15 @@ def beside_another(labels: Tensor, side: int) -> Tensor:
 
 def validate(sof: SOF, views: Views) -> dict[str, float]:
     """The mean IoU over all pixels of views held out, and the release's figure under its name."""
-    predicted = predict_labels(sof, views)
-    classes = sof.config.out_channels
-    return {"val/mIoU": mean_iou(confusion(predicted, views, classes)), "val/mIoU_published": float(logged_miou(predicted, views.labels, classes))}
+    predicted, classes = predict_labels(sof, views), sof.config.out_channels
+    matrix = confusion_matrix(predicted, views.labels, classes)
+    return {"val/mIoU": mean_iou(matrix), "val/mIoU_published": float(logged_miou(predicted, views.labels, classes))}
 
 
 def preview(sof: SOF, views: Views) -> np.ndarray:
     """A picture of some views, always the same: their label maps above what the model says."""
-    some = views.pick(torch.linspace(0, len(views) - 1, min(PREVIEWS, len(views))).long())
-    maps = torch.cat([some.labels, predict_labels(sof, some)]).unflatten(1, (views.side, views.side))
-    return contact_sheet(list(colorize(maps.numpy())), columns=len(some))
+    some = views.pick(evenly(len(views)))
+    return truth_above(predict_labels(sof, some), some)
 
 
 if __name__ == "__main__":
