@@ -114,7 +114,8 @@ def look_section(figures: dict) -> str:
     labels = [label for label in SOF_LABELS if label in figures["iou_seen"]]
     colors = TRAINING_PALETTE[[SOF_LABELS.index(label) for label in labels]]
     captions = {"seen": "Views that it was trained on", "unseen": "Views from cameras that it never saw"}
-    maps = [report.picture(f"run/eval/views_{name}.png", f"{caption}: the truth above, the prediction below", pixels=True) for name, caption in captions.items()]
+    below = ": the truth above, the prediction below"
+    maps = [report.picture(f"run/eval/views_{name}.png", caption + below, pixels=True) for name, caption in captions.items()]
     return report.section("Label maps from any view", report.picture("heads/contact_sheet.png", "Some of the heads"), report.legend(labels, colors), *maps)
 
 
@@ -122,7 +123,8 @@ def shape_sections() -> list[str]:
     """A head in motion, its surface, and planes through it."""
     turn = [report.film("views/views.mp4", "Marched from 36 cameras", 320), report.picture("mesh/mesh.png", "The surface of its field")]
     planes = report.picture("slices/slices.png", "Planes from front to back: labels, and how likely they are no background", pixels=True)
-    return [report.section("A head turns", report.gallery(turn), report.link("mesh/mesh.glb", "mesh.glb, for any 3D viewer")), report.section("Through the head", planes)]
+    model = report.link("mesh/mesh.glb", "mesh.glb, for any 3D viewer")
+    return [report.section("A head turns", report.gallery(turn), model), report.section("Through the head", planes)]
 
 
 def measure_section(figures: dict) -> str:
