@@ -17,6 +17,7 @@ from common.rays import pixel_grid, unproject
 
 LEARNED_TARGET = (0.0, 0.0, 0.1)                                # where a learned camera (opt_cam) looks
 CENTER = (0.0, 0.1, 0.0)                                        # what cameras turn about
+FILM_RADII = (0.5, 0.6, 0.5)                                    # of the notebooks' films
 PUBLISHED_FOCAL, PUBLISHED_SIDE, PUBLISHED_DISTANCE = 36.0, 128, 4.5
 
 Path = tuple[Tensor, Tensor]                                    # positions (N, 3), targets (N, 3)
@@ -74,12 +75,27 @@ def uniform_path(center: Tensor, radius: float, count: int, theta=(-0.55, 0.55),
 
 def spiral_path(center: Tensor, look_at_point: Tensor, radius: float, count: int, sweeps=(0.0, -0.55, 0.0, 0.55, 0.0)) -> Path:
     """Sweeps of count // 8 frames between consecutive azimuths, then count // 2 frames on a spiral in front of the face; all look at `look_at_point`."""
-    azimuth = torch.cat([torch.linspace(a, b, count // 8, dtype=torch.float64) for a, b in pairwise(sweeps)])
-    far = (center - look_at_point).norm() + radius
-    sweep = look_at_point + far * torch.stack([azimuth.sin(), torch.zeros_like(azimuth), azimuth.cos()], dim=-1)
-    t = torch.linspace(0, 4 * math.pi, count // 2, dtype=torch.float64)
     near = (radius - 0.2) / 2
-    spiral = center + torch.stack([-t.sin() * radius / 2, -(t / 2).sin() * near, t.cos() * near], dim=-1)
+    return sweep_path(center, look_at_point, (radius, radius / 2, near, near), sweeps, count // 8, count // 2)
+
+
+def film_path(center: Tensor, look_at_point: Tensor, radii: tuple[float, float, float] = FILM_RADII, steps: int = 20, sweeps=(0.0, -0.45, 0.45, 0.0),
+              spiral_per_step: int = 4) -> Path:
+    """The notebooks' films of radii (a, b, c): sweeps of `steps` frames at a further than `center`, then spiral_per_step * steps frames of the spiral
+    (-b sin t, -c sin(t / 2), a cos t) about `center`."""
+    a, b, c = radii
+    return sweep_path(center, look_at_point, (a, b, c, a), sweeps, steps, spiral_per_step * steps)
+
+
+def sweep_path(center: Tensor, look_at_point: Tensor, radii: tuple[float, float, float, float], sweeps, per_sweep: int, on_spiral: int) -> Path:
+    """Sweeps of `per_sweep` frames between consecutive azimuths about `look_at_point`, radii[0] further away than `center`; then `on_spiral` frames
+    of two turns about `center`, radii[1:] wide, high and deep. All look at `look_at_point`."""
+    further, wide, high, deep = radii
+    azimuth = torch.cat([torch.linspace(a, b, per_sweep, dtype=torch.float64) for a, b in pairwise(sweeps)])
+    far = (center - look_at_point).norm() + further
+    sweep = look_at_point + far * torch.stack([azimuth.sin(), torch.zeros_like(azimuth), azimuth.cos()], dim=-1)
+    t = torch.linspace(0, 4 * math.pi, on_spiral, dtype=torch.float64)
+    spiral = center + torch.stack([-t.sin() * wide, -(t / 2).sin() * high, t.cos() * deep], dim=-1)
     positions = torch.cat([sweep, spiral])
     return positions, look_at_point.expand_as(positions)
 
