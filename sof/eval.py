@@ -42,7 +42,7 @@ def main(config: EvalConfig) -> None:
     """Print the table and write metrics.json and a plot for each set of views."""
     device = device_of(config.device)
     sof, options = model.load(config.checkpoint, device)
-    trained = from_dict(TrainConfig, {**options, **vars(sof.config), **given(config)}, config.checkpoint)
+    trained = from_dict(TrainConfig, {**options, **vars(sof.config), **given(config), "published_pairing": False}, config.checkpoint)
     folder = Path(config.out) if config.out else run_folder(config.checkpoint) / "eval"
     sets = {"seen": trained.sample_observations_train, "unseen": trained.sample_observations_val}
     if not any(sets.values()):

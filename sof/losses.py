@@ -77,7 +77,7 @@ def code_loss(codes: Tensor) -> Tensor:
 
 
 def depth_loss(depth: Tensor, target: Tensor, published: bool = False) -> Tensor:
-    """SmoothL1 of camera z (B, R, 1) where there is a surface (target > 0), averaged over those pixels.
+    """SmoothL1 of camera z (B, R, 1) where there is a surface (target > 0) and 0 elsewhere, averaged over all pixels.
 
     `published`: mean over pictures b of (sum over the whole batch) / max(1, #{r_b > 1e-12}), the background (target 0) included: it grows
     with the batch and pulls the background towards the camera.
@@ -86,8 +86,7 @@ def depth_loss(depth: Tensor, target: Tensor, published: bool = False) -> Tensor
     if published:
         counts = (error.flatten(1) > 1e-12).sum(1).clamp_min(1)
         return (error.sum() / counts).mean()
-    surface = target > 0
-    return (error * surface).sum() / surface.sum().clamp_min(1)
+    return (error * (target > 0)).mean()
 
 
 def backward(model: SOF, rays: Rays, weights: Weights, chunk: int = 0, share: float = 1.0) -> tuple[dict[str, Tensor], Tensor]:

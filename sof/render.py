@@ -15,6 +15,7 @@ from torch import Tensor
 from common.cameras import Cameras, orbit
 from common.config import option, run_commands
 from common.errors import InputError
+from common.files import replacing
 from common.images import contact_sheet, write_png
 from common.labels import NOTEBOOK_PALETTE, TRAINING_PALETTE, colorize
 from common.layers.hyper import Layers
@@ -85,6 +86,8 @@ def views(config: ViewsConfig) -> None:
     sof, scene = opened(config)
     distance = distance_of(config, sof)
     cam2world = facing(config.azimuths, distance) if config.path == "azimuths" else path_poses(config.path, config.count, distance)
+    if not len(cam2world):
+        raise InputError("--azimuths: expected one at least" if config.path == "azimuths" else f"--count {config.count}: too few for --path {config.path}")
     cameras = cameras_at(config, sof, cam2world)
     side = config.output_sidelength or config.side
     seen = render(shooter(sof, scene, scores=side != config.side), cameras, config.side, config.side)
@@ -128,7 +131,8 @@ def mesh(config: MeshConfig) -> None:
     surface = paint_labels(sof, scene, largest_component(volume_mesh(volume, camera, around, config.level)), PALETTES[config.palette], device=volume.device)
     out = Path(config.out)
     if config.volume:
-        np.save(out / "volume.npy", volume.cpu().numpy())
+        with replacing(out / "volume.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, volume.cpu().numpy())
     for name in ("mesh.ply", "mesh.glb"):
         save(out / name, surface)
     shots = picture(surface, cameras_at(config, sof, facing([-40.0, 0.0, 40.0], distance_of(config, sof))).move("cpu"), 384, 384)
