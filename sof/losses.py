@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy, smooth_l1_loss
 
 from common.cameras import Cameras
 from common.config import option
-from common.rays import camera_rays, z_depth
+from common.rays import z_depth
 from sof.cameras import learned_cameras
 from sof.model import SOF
 
@@ -95,7 +95,7 @@ def backward(model: SOF, rays: Rays, weights: Weights, chunk: int = 0, share: fl
     The hypernetwork runs once; the march runs and is differentiated `chunk` rays of every picture at a time (0: all at once), so that memory does
     not grow with the number of rays. The result is that of one pass: the terms are means over rays (the published depth loss alone is not).
     """
-    centers, codes = model.split_codes(model.latent_codes(rays.instances))
+    centers, codes = model.split_codes(model.codes(rays.instances))
     cameras = rays.cameras if centers is None else learned_cameras(centers, rays.cameras.intrinsics, model.config.orthogonal, model.config.published_camera)
     graph = [tensor for layer in model.scene(codes) for tensor in layer] + [cameras.cam2world]
     cut = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in graph]        # the march is differentiated up to here, chunk by chunk
@@ -122,9 +122,8 @@ def scaled(losses: dict[str, Tensor], weights: Weights) -> dict[str, Tensor]:
 
 def _march_losses(model: SOF, scene, cameras: Cameras, rays: Rays, part: slice, weights: Weights) -> tuple[dict[str, Tensor], Tensor]:
     """The terms of the rays in `part` and their predicted labels."""
-    origins, directions = camera_rays(cameras, rays.uv[:, part])
     noise = None if rays.noise is None else rays.noise[:, part]
-    points, scores = model.trace(scene, origins, directions[:, :1] if cameras.orthographic else directions, noise)
+    points, scores = model.trace(scene, *model.rays(cameras, rays.uv[:, part]), noise)
     depth = z_depth(cameras, points)
     terms = {"class": class_loss(scores, rays.labels[:, part]), "behind": behind_loss(depth)}
     if weights.geo_weight > 0:

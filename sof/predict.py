@@ -12,7 +12,7 @@ from common.cameras import Cameras
 from common.images import contact_sheet
 from common.labels import colorize
 from common.layers.hyper import Layers
-from common.rays import camera_rays, unproject, z_depth
+from common.rays import unproject, z_depth
 from common.render import Shoot, render
 from sof.data import Views
 from sof.model import SOF
@@ -22,8 +22,7 @@ def shooter(model: SOF, scene: Layers, scores: bool = False) -> Shoot:
     """For `common.render`: labels (1, R) uint8 and z_depth (1, R) of one head, and with `scores` its class scores (1, R, C)."""
 
     def shoot(camera: Cameras, uv: Tensor) -> dict[str, Tensor]:
-        origins, directions = camera_rays(camera, uv)
-        points, seen = model.trace(scene, origins, directions[:, :1] if camera.orthographic else directions)
+        points, seen = model.trace(scene, *model.rays(camera, uv))
         result = {"labels": seen.argmax(-1).to(torch.uint8), "z_depth": z_depth(camera, points)[..., 0]}
         return result | {"scores": seen} if scores else result
 
@@ -46,17 +45,23 @@ def predict(model: SOF, instances: Tensor, cameras: Cameras, side: int, chunk: i
     built, scene = None, None
     for instance, k in zip(instances.tolist(), range(len(cameras))):
         if instance != built:
-            _, code = model.split_codes(model.latent_codes.weight[instance : instance + 1])
-            built, scene = instance, model.scene(code)
-        seen = render(shooter(model, scene), cameras.pick([k]), side, side, chunk)
+            built, scene = instance, model.scene_of(instances[k : k + 1].to(cameras.cam2world.device))
+        seen = render(shooter(model, scene), cameras.pick([k]), side, side, rays_at_once(model, side, chunk))
         yield {name: picture[0] for name, picture in seen.items()}
 
 
+def rays_at_once(model: SOF, side: int, chunk: int | None = None) -> int | None:
+    """The chunk to render side x side pictures in: all their pixels where the classifier sees whole pictures."""
+    return side**2 if model.whole_pictures else chunk
+
+
 def predict_labels(model: SOF, views: Views, chunk: int | None = None) -> Tensor:
-    """Label maps (n, S*S) uint8, on the CPU, of every view."""
-    device = model.latent_codes.weight.device
-    pictures = predict(model, views.instances, views.cameras.move(device), views.side, chunk)
-    return torch.stack([seen["labels"].flatten().cpu() for seen in tqdm(pictures, "views", len(views), leave=False, disable=None)])
+    """Label maps (n, S*S) uint8, on the CPU, of every view, the model in eval mode meanwhile."""
+    training = model.training
+    pictures = predict(model.eval(), views.instances, views.cameras.move(next(model.parameters()).device), views.side, chunk)
+    labels = [seen["labels"].flatten().cpu() for seen in tqdm(pictures, "views", len(views), leave=False, disable=None)]
+    model.train(training)
+    return torch.stack(labels)
 
 
 def evenly(count: int, some: int = 8) -> Tensor:

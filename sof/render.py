@@ -1,10 +1,10 @@
-"""Look at a trained SOF: python sof/render.py views|slices|mesh --checkpoint log/people --instance 0
+"""Look at a trained SOF: python sof/render.py views|slices|layers|mesh|interpolate|edit|film --checkpoint log/people --instance 0
 
-views: label maps from a path of cameras, as PNGs, MP4 and GIF; slices: the field on planes before the camera; mesh: its surface with label colours.
+views: label maps from a path of cameras, as PNGs, MP4 and GIF; slices: the field on planes before the camera; layers: those planes as a film; mesh: its
+surface with label colours. interpolate, edit and film change the head (sof/films.py).
 """
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,37 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.cameras import Cameras, orbit
+from common.cameras import Cameras
 from common.config import option, run_commands
 from common.errors import InputError
 from common.files import replacing
 from common.images import contact_sheet, write_png
-from common.labels import NOTEBOOK_PALETTE, TRAINING_PALETTE, colorize
-from common.layers.hyper import Layers
-from common.ranks import device_of
+from common.labels import SOF_LABELS, colorize
 from common.render import render
-from sof import data, model
-from sof.cameras import CENTER, PUBLISHED_DISTANCE, PUBLISHED_FOCAL, normal_map, path_poses, published_cameras
+from sof.cameras import normal_map, path_poses
+from sof.films import EditConfig, FilmConfig, InterpolateConfig, edit, film, interpolate
+from sof.look import PALETTES, Look, cameras_at, code_of, distance_of, facing, opened, write_films, write_views
 from sof.model import SOF, resize_scores
 from sof.predict import shooter, slicer
 
 PATHS = ("turntable", "sphere", "uniform", "spiral", "azimuths")
-PALETTES = {"training": TRAINING_PALETTE, "notebook": NOTEBOOK_PALETTE}
-PERSPECTIVE_FOCAL, PERSPECTIVE_DISTANCE = 450.0, 1.0            # of the older perspective models, on a 128 grid
-
-
-@dataclass
-class Look:
-    """What every picture of a head needs."""
-
-    checkpoint: str = option(..., "run folder, checkpoint of ours or author's file")
-    instance: str = option("0", "head: its name or its row in the embedding, counted from 0")
-    out: str = option(..., "folder for the pictures")
-    side: int = option(128, "side of the grid of rays, in pixels", low=8)
-    focal: float | None = option(None, "focal length on a 128 grid, in pixels (orthographic: pixels per world unit); empty: 36 orthographic, 450 perspective")
-    distance: float | None = option(None, "of the camera from the head, in world units; empty: 4.5 orthographic, 1 perspective")
-    palette: str = option("training", "colours of the labels", choices=PALETTES)
-    device: str = option("auto", "auto, cpu, cuda or cuda:NUMBER")
 
 
 @dataclass
@@ -68,6 +51,15 @@ class SlicesConfig(Look):
 
 
 @dataclass
+class LayersConfig(SlicesConfig):
+    """Options of `layers`."""
+
+    count: int = option(61, "planes, evenly spaced from near to far", low=2)
+    label: str = option("hair", "class whose probability is shown: its name or number")
+    fps: float = option(15.0, "frames a second of the films", low=1)
+
+
+@dataclass
 class MeshConfig(Look):
     """Options of `mesh`."""
 
@@ -83,7 +75,8 @@ class MeshConfig(Look):
 @torch.no_grad()
 def views(config: ViewsConfig) -> None:
     """Label maps of one head from a path of cameras."""
-    sof, scene = opened(config)
+    sof = opened(config)
+    scene = sof.scene(code_of(config, sof, config.instance))
     distance = distance_of(config, sof)
     cam2world = facing(config.azimuths, distance) if config.path == "azimuths" else path_poses(config.path, config.count, distance)
     if not len(cam2world):
@@ -92,22 +85,18 @@ def views(config: ViewsConfig) -> None:
     side = config.output_sidelength or config.side
     seen = render(shooter(sof, scene, scores=side != config.side), cameras, config.side, config.side)
     labels = seen["labels"] if side == config.side else resize_scores(seen["scores"].flatten(1, 2), side).argmax(-1).unflatten(1, (side, side)).byte()
-    frames = colorize(labels.cpu().numpy(), PALETTES[config.palette])
     out = Path(config.out)
-    for k, (label, frame) in enumerate(zip(labels.cpu().numpy(), frames)):
-        write_png(out / f"seg_{k:03d}.png", label)
-        write_png(out / f"seg_vis_{k:03d}.png", frame)
+    write_views(out, labels.cpu().numpy(), config.palette, config.fps)
     if config.geometry:
         write_geometry(out, cameras, seen["z_depth"].cpu())
-    if len(frames) > 1:
-        write_films(out / "views", frames, config.fps)
-    print(f"{len(frames)} views in {out}")
+    print(f"{len(labels)} views in {out}")
 
 
 @torch.no_grad()
 def slices(config: SlicesConfig) -> None:
     """The field on planes before the camera: labels above, the probability of the foreground below, near to far."""
-    sof, scene = opened(config)
+    sof = opened(config)
+    scene = sof.scene(code_of(config, sof, config.instance))
     camera = cameras_at(config, sof, facing([config.azimuth], distance_of(config, sof)))
     depths = torch.linspace(*z_range(config, sof), config.count).tolist()
     seen = [render(slicer(sof, scene, depth), camera, config.side, config.side) for depth in depths]
@@ -119,12 +108,30 @@ def slices(config: SlicesConfig) -> None:
 
 
 @torch.no_grad()
+def layers(config: LayersConfig) -> None:
+    """Plane after plane as a film: the labels on it, how likely a class is there, and what is seen of the head up to it."""
+    sof = opened(config)
+    scene, label = sof.scene(code_of(config, sof, config.instance)), label_of(config.label, sof.config.out_channels)
+    camera = cameras_at(config, sof, facing([config.azimuth], distance_of(config, sof)))
+    seen, palette, frames = render(shooter(sof, scene), camera, config.side, config.side), PALETTES[config.palette], []
+    for depth in torch.linspace(*z_range(config, sof), config.count).tolist():
+        plane = render(slicer(sof, scene, depth), camera, config.side, config.side)
+        near = torch.where(seen["z_depth"] <= depth, seen["labels"], 0)
+        pair = colorize(torch.cat([plane["labels"], near]).cpu().numpy(), palette)
+        frames.append(contact_sheet([pair[0], heat(plane["probabilities"][0, ..., label].cpu().numpy()), pair[1]], columns=3))
+        write_png(Path(config.out) / f"layer_{len(frames) - 1:03d}.png", frames[-1])
+    write_films(Path(config.out) / "layers", np.stack(frames), config.fps)
+    print(f"{len(frames)} planes, {SOF_LABELS[label] if label < len(SOF_LABELS) else label} in the middle, in {config.out}")
+
+
+@torch.no_grad()
 def mesh(config: MeshConfig) -> None:
     """The surface of one head with the colours of its labels: mesh.ply, mesh.glb and a picture of it."""
     from common.meshes import largest_component, picture, save
     from sof.volume import head_volume, paint_labels, volume_mesh
 
-    sof, scene = opened(config)
+    sof = opened(config)
+    scene = sof.scene(code_of(config, sof, config.instance))
     camera = cameras_at(config, sof, facing([0.0], distance_of(config, sof)))
     around, dense = z_range(config, sof), config.dense or config.volume
     volume, evaluations = head_volume(sof, scene, camera, config.side, config.slices, around, None if dense else config.level)
@@ -142,38 +149,18 @@ def mesh(config: MeshConfig) -> None:
 
 # What the commands share
 
-def opened(config: Look) -> tuple[SOF, Layers]:
-    """The model and the scene of the head that was asked for."""
-    sof, _ = model.load(config.checkpoint, device_of(config.device))
-    row = head_row(config, len(sof.latent_codes.weight))
-    _, code = sof.split_codes(sof.latent_codes.weight[row : row + 1])
-    return sof, sof.scene(code)
+def label_of(name: str, classes: int) -> int:
+    """The class that a name or number means. Raises InputError."""
+    label = SOF_LABELS.index(name) if name in SOF_LABELS else int(name) if name.isdigit() else classes
+    if label >= classes:
+        raise InputError(f"--label {name}: expected 0-{classes - 1} or one of {', '.join(SOF_LABELS)}")
+    return label
 
 
-def head_row(config: Look, count: int) -> int:
-    """The row of the embedding that --instance means. Raises InputError for a head that is not there."""
-    names = data.find_indexing(config.checkpoint) or ()
-    if config.instance in names:
-        return names.index(config.instance)
-    if config.instance.isdigit() and int(config.instance) < count:
-        return int(config.instance)
-    raise InputError(f"--instance {config.instance}: expected a row 0-{count - 1}" + (f" or a name such as {names[0]}" if names else ""))
-
-
-def distance_of(config: Look, sof: SOF) -> float:
-    """Of the cameras from the head, in world units."""
-    return config.distance or (PUBLISHED_DISTANCE if sof.config.orthogonal else PERSPECTIVE_DISTANCE)
-
-
-def facing(azimuths: list[float], distance: float) -> Tensor:
-    """cam2world (N, 4, 4) at eye height, turned by these degrees from the front."""
-    return orbit(torch.tensor(azimuths, dtype=torch.float64) * math.pi / 180, torch.zeros(1, dtype=torch.float64), distance, CENTER)
-
-
-def cameras_at(config: Look, sof: SOF, cam2world: Tensor) -> Cameras:
-    """The cameras of the model's kind at these poses."""
-    focal = config.focal or (PUBLISHED_FOCAL if sof.config.orthogonal else PERSPECTIVE_FOCAL)
-    return published_cameras(cam2world, focal, orthographic=sof.config.orthogonal).move(device_of(config.device))
+def heat(values: np.ndarray) -> np.ndarray:
+    """The colours (H, W, 3) uint8, from black over purple to yellow, of values (H, W) in [0, 1]."""
+    from matplotlib import colormaps
+    return colormaps["magma"](values, bytes=True)[..., :3]
 
 
 def z_range(config: SlicesConfig | MeshConfig, sof: SOF) -> tuple[float, float]:
@@ -197,14 +184,6 @@ def write_geometry(out: Path, cameras: Cameras, z_depth: Tensor) -> None:
         write_png(out / f"normals_{k:03d}.png", colors[k])
 
 
-def write_films(stem: Path, frames: np.ndarray, fps: float) -> None:
-    """STEM.mp4 and STEM.gif."""
-    from common.video import write_video
-
-    large = frames.repeat(max(1, 256 // frames.shape[1]), 1).repeat(max(1, 256 // frames.shape[2]), 2)
-    for suffix in (".mp4", ".gif"):
-        write_video(stem.with_suffix(suffix), large, fps, dither=False)
-
-
 if __name__ == "__main__":
-    run_commands({"views": (views, ViewsConfig), "slices": (slices, SlicesConfig), "mesh": (mesh, MeshConfig)}, __doc__)
+    commands = {"views": (views, ViewsConfig), "slices": (slices, SlicesConfig), "layers": (layers, LayersConfig), "mesh": (mesh, MeshConfig)}
+    run_commands({**commands, "interpolate": (interpolate, InterpolateConfig), "edit": (edit, EditConfig), "film": (film, FilmConfig)}, __doc__)
