@@ -18,7 +18,7 @@ from common.config import option
 from common.labels import SOF_LABELS
 from common.render import render
 from sof.model import SOF
-from sof.predict import shooter
+from sof.predict import rays_at_once, shooter
 
 Draw = Callable[[Tensor, Tensor], np.ndarray]
 
@@ -134,7 +134,7 @@ def drawer(model: SOF, camera_of: Callable[[Tensor], Cameras], side: int) -> Dra
         bounds, cameras, seen = [0, *changes, len(codes)], camera_of(poses), []
         for begin, end in pairwise(bounds):
             scene = model.scene(codes[begin:begin + 1])
-            seen.append(render(shooter(model, scene), cameras.pick(slice(begin, end)), side, side)["labels"])
+            seen.append(render(shooter(model, scene), cameras.pick(slice(begin, end)), side, side, rays_at_once(model, side))["labels"])
         return torch.cat(seen).cpu().numpy()
 
     return draw

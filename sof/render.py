@@ -23,7 +23,7 @@ from sof.cameras import normal_map, path_poses
 from sof.films import EditConfig, FilmConfig, InterpolateConfig, edit, film, interpolate
 from sof.look import PALETTES, Look, cameras_at, code_of, distance_of, facing, opened, write_films, write_views
 from sof.model import SOF, resize_scores
-from sof.predict import shooter, slicer
+from sof.predict import rays_at_once, shooter, slicer
 
 PATHS = ("turntable", "sphere", "uniform", "spiral", "azimuths")
 
@@ -83,7 +83,7 @@ def views(config: ViewsConfig) -> None:
         raise InputError("--azimuths: expected one at least" if config.path == "azimuths" else f"--count {config.count}: too few for --path {config.path}")
     cameras = cameras_at(config, sof, cam2world)
     side = config.output_sidelength or config.side
-    seen = render(shooter(sof, scene, scores=side != config.side), cameras, config.side, config.side)
+    seen = render(shooter(sof, scene, scores=side != config.side), cameras, config.side, config.side, rays_at_once(sof, config.side))
     labels = seen["labels"] if side == config.side else resize_scores(seen["scores"].flatten(1, 2), side).argmax(-1).unflatten(1, (side, side)).byte()
     out = Path(config.out)
     write_views(out, labels.cpu().numpy(), config.palette, config.fps)
@@ -99,7 +99,7 @@ def slices(config: SlicesConfig) -> None:
     scene = sof.scene(code_of(config, sof, config.instance))
     camera = cameras_at(config, sof, facing([config.azimuth], distance_of(config, sof)))
     depths = torch.linspace(*z_range(config, sof), config.count).tolist()
-    seen = [render(slicer(sof, scene, depth), camera, config.side, config.side) for depth in depths]
+    seen = [render(slicer(sof, scene, depth), camera, config.side, config.side, rays_at_once(sof, config.side)) for depth in depths]
     labels = [colorize(s["labels"][0].cpu().numpy(), PALETTES[config.palette]) for s in seen]
     ahead = [(255 * (1 - s["probabilities"][0, ..., 0])).byte().cpu().numpy()[..., None].repeat(3, -1) for s in seen]
     out = Path(config.out)
@@ -113,9 +113,10 @@ def layers(config: LayersConfig) -> None:
     sof = opened(config)
     scene, label = sof.scene(code_of(config, sof, config.instance)), label_of(config.label, sof.config.out_channels)
     camera = cameras_at(config, sof, facing([config.azimuth], distance_of(config, sof)))
-    seen, palette, frames = render(shooter(sof, scene), camera, config.side, config.side), PALETTES[config.palette], []
+    palette, chunk, frames = PALETTES[config.palette], rays_at_once(sof, config.side), []
+    seen = render(shooter(sof, scene), camera, config.side, config.side, chunk)
     for depth in torch.linspace(*z_range(config, sof), config.count).tolist():
-        plane = render(slicer(sof, scene, depth), camera, config.side, config.side)
+        plane = render(slicer(sof, scene, depth), camera, config.side, config.side, chunk)
         near = torch.where(seen["z_depth"] <= depth, seen["labels"], 0)
         pair = colorize(torch.cat([plane["labels"], near]).cpu().numpy(), palette)
         frames.append(contact_sheet([pair[0], heat(plane["probabilities"][0, ..., label].cpu().numpy()), pair[1]], columns=3))
