@@ -19,6 +19,7 @@ LEARNED_TARGET = (0.0, 0.0, 0.1)                                # where a learne
 CENTER = (0.0, 0.1, 0.0)                                        # what cameras turn about
 FILM_RADII = (0.5, 0.6, 0.5)                                    # of the notebooks' films
 PUBLISHED_FOCAL, PUBLISHED_SIDE, PUBLISHED_DISTANCE = 36.0, 128, 4.5
+SINGLE_VIEW_FOCAL, SINGLE_VIEW_DISTANCE = 2000 / 512, 1.1       # of perspective pictures without cameras: picture widths, world units
 
 Path = tuple[Tensor, Tensor]                                    # positions (N, 3), targets (N, 3)
 
@@ -37,6 +38,14 @@ def published_cameras(cam2world: Tensor, focal: float = PUBLISHED_FOCAL, side: i
     """The released model's cameras at poses (N, 4, 4): focal 36 on a 128 grid, principal point 64."""
     K = torch.tensor([[focal, 0, side // 2], [0, focal, side // 2], [0, 0, 1]], dtype=torch.float32).expand(len(cam2world), 3, 3)
     return sof_cameras(cam2world.float(), K, side, orthographic)
+
+
+def single_view_cameras(count: int, side: int, orthographic: bool) -> Cameras:
+    """The frontal cameras that pictures without any are taken for: focal 2000 at 512 px, as the release has it, or the released model's orthographic ones."""
+    cam2world = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])).repeat(count, 1, 1)
+    cam2world[:, 2, 3] = PUBLISHED_DISTANCE if orthographic else SINGLE_VIEW_DISTANCE
+    focal = side * (PUBLISHED_FOCAL / PUBLISHED_SIDE if orthographic else SINGLE_VIEW_FOCAL)
+    return published_cameras(cam2world, focal, side, orthographic)
 
 
 def learned_cameras(centers: Tensor, intrinsics: Tensor, orthographic: bool, published_transpose: bool = False) -> Cameras:

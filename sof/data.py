@@ -4,7 +4,9 @@
                         intrinsic.npy     (or intrinsics.npy) 3x3 or 4x4 of all views, one of each view, or a dict; pixels of the stored picture
                         seg_00.png ...    8-bit label maps; where previews seg_vis_00.png stand beside them, those say which views count
                         depth_00.png ...  and zRange.npy: optional depth maps and their near and far
-    Views without a prefix (00000.png ..., as the published README draws the folder) are read too.
+                        params.npy        optional face parameters, for codes from an encoder
+    Views without a prefix (00000.png ..., as the published README draws the folder) are read too. Heads of one view each, without cameras, are a flat
+    folder of label maps: data_root/<head>.png (`load_single_views`).
 
 SOF's pixels are integers: pixel j of a side S picture is at u = j with the intrinsics of that side, and a label map of another side takes pixel
 floor(j * scale); so intrinsics are scaled to the side that is read before ``sof.cameras`` turns them into the project's.
@@ -12,6 +14,7 @@ floor(j * scale); so intrinsics are scaled to the side that is read before ``sof
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,9 +28,9 @@ from torch import Tensor
 from common.cameras import Cameras, check_cam2world, check_intrinsics
 from common.errors import InputError
 from common.files import replacing
-from common.images import decode_labels, one_channel, read_picture
+from common.images import decode_labels, one_channel, read_depth, read_labels, read_picture, resize_nearest
 from common.published import read_npy
-from sof.cameras import sof_cameras
+from sof.cameras import single_view_cameras, sof_cameras
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Views:
     names: tuple[str, ...]                                    # the heads
     files: tuple[Path, ...]                                   # (n,) the stored label maps
     side: int
+    z_depth: Tensor | None = None                             # (n, S*S) float32 camera z in world units, 0 where there is no surface
 
     def __len__(self) -> int:
         return len(self.files)
@@ -47,46 +51,71 @@ class Views:
     def pick(self, index: Tensor) -> Views:
         """Some of the views."""
         files = tuple(self.files[k] for k in index.tolist())
-        return replace(self, labels=self.labels[index], cameras=self.cameras.pick(index), instances=self.instances[index], files=files)
+        z_depth = None if self.z_depth is None else self.z_depth[index]
+        return replace(self, labels=self.labels[index], cameras=self.cameras.pick(index), instances=self.instances[index], files=files, z_depth=z_depth)
 
 
 def load(data_root: str | Path, side: int, *, instances: str | None = None, observations: str | None = None, names: tuple[str, ...] | None = None,
-         data_type: str = "seg", orthographic: bool = False, encoding: str = "plain", published_pairing: bool = False, seed: int = 0,
-         threads: int = 4) -> Views:
+         data_type: str = "seg", orthographic: bool = False, encoding: str = "plain", depth: str | None = None, published_pairing: bool = False,
+         seed: int = 0, threads: int = 4) -> Views:
     """The views of a multi-view folder, label maps at side x side.
 
     instances, observations: which heads and which views of each, counted from 0 in the order of their names: "0-30" (inclusive), "0,3,7" or None for all.
     names: the heads that a model knows, by row of its embedding (`read_indexing`); by default the heads loaded.
+    depth: whether to read depth maps: resized to the "nearest" pixel, which is the one whose label is taken, or "bilinear", as the release does.
     published_pairing: the release's defect, for comparison: the label maps of a head are shuffled (a function of seed and head), its cameras are not.
     Raises InputError naming the file for whatever is missing, broken or does not fit together.
     """
-    from tqdm import tqdm
     folders = head_folders(data_root, data_type)
     folders = [folders[k] for k in select(instances, len(folders), f"sample_instances: {data_root}")]
-    names = tuple(folder.name for folder in folders) if names is None else tuple(names)
-    rows = {name: row for row, name in enumerate(names)}
-    unknown = [folder for folder in folders if folder.name not in rows]
+    names, rows = rows_of(folders, names)
+    read = partial(_read_head, side=side, observations=observations, data_type=data_type, encoding=encoding, depth=depth,
+                   shuffle_seed=seed if published_pairing else None)
+    heads = _read_all(read, folders, threads)
+    labels, cam2world, intrinsics, files, z_depths = zip(*heads)
+    index = [row for row, head in zip(rows, files) for _ in head]
+    cameras = sof_cameras(torch.cat(cam2world), torch.cat(intrinsics), side, orthographic).move(torch.float32)
+    z_depth = torch.cat(z_depths) if depth else None
+    return Views(torch.cat(labels), cameras, torch.tensor(index), names, tuple(file for head in files for file in head), side, z_depth)
+
+
+def load_single_views(data_root: str | Path, side: int, *, instances: str | None = None, names: tuple[str, ...] | None = None, orthographic: bool = False,
+                      encoding: str = "plain", threads: int = 4) -> Views:
+    """The heads of one view each in a flat folder of label maps, or in one file, as from `single_view_cameras`; arguments and errors as for `load`."""
+    files = single_files(data_root)
+    files = [files[k] for k in select(instances, len(files), f"sample_instances: {data_root}")]
+    names, rows = rows_of(files, names)
+    labels = _read_all(lambda file: read_labels(file, side, encoding).ravel(), files, threads)
+    cameras = single_view_cameras(len(files), side, orthographic)
+    return Views(torch.from_numpy(np.stack(labels)), cameras, torch.tensor(rows), names, tuple(files), side)
+
+
+def rows_of(places: list[Path], names: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[int]]:
+    """All heads by row, those at `places` unless `names` says more, and the row of each place. Raises InputError for one that is not among `names`."""
+    names = tuple(place.stem for place in places) if names is None else tuple(names)
+    table = {name: row for row, name in enumerate(names)}
+    unknown = [place for place in places if place.stem not in table]
     if unknown:
         raise InputError(f"{unknown[0]}: not one of the {len(names)} heads of the model (indexing.txt)")
-    read = partial(_read_head, side=side, observations=observations, data_type=data_type, encoding=encoding, shuffle_seed=seed if published_pairing else None)
+    return names, [table[place.stem] for place in places]
+
+
+def _read_all(read: Callable, places: list[Path], threads: int) -> list:
+    from tqdm import tqdm
     with ThreadPoolExecutor(threads) as pool:
-        heads = list(tqdm(pool.map(read, folders), "label maps", len(folders), unit="head", leave=False, disable=None))
-    labels, cam2world, intrinsics, files = zip(*heads)
-    index = [rows[folder.name] for folder, head in zip(folders, files) for _ in head]
-    cameras = sof_cameras(torch.cat(cam2world), torch.cat(intrinsics), side, orthographic).move(torch.float32)
-    return Views(torch.cat(labels), cameras, torch.tensor(index), names, tuple(file for head in files for file in head), side)
+        return list(tqdm(pool.map(read, places), "label maps", len(places), unit="head", leave=False, disable=None))
 
 
-def _read_head(folder: Path, side: int, observations: str | None, data_type: str, encoding: str, shuffle_seed: int | None):
-    """Labels (v, S*S), cam2world (v, 4, 4), intrinsics (v, 3, 3) in pixels of that side, and files of a head's chosen views."""
+def _read_head(folder: Path, side: int, observations: str | None, data_type: str, encoding: str, depth: str | None, shuffle_seed: int | None):
+    """Labels (v, S*S), cam2world (v, 4, 4), intrinsics (v, 3, 3) in pixels of that side, files and depth (v, S*S) or None of a head's chosen views."""
     files = view_files(folder, data_type)
     cam2world, pixels = read_cam2world(folder, files), read_intrinsics(folder, files)
-    if shuffle_seed is not None:
-        order = np.random.default_rng([shuffle_seed, crc32(folder.name.encode())]).permutation(len(files))
-        files = [files[k] for k in order]
+    z_range = read_z_range(folder, files) if depth else None
+    order = np.arange(len(files)) if shuffle_seed is None else np.random.default_rng([shuffle_seed, crc32(folder.name.encode())]).permutation(len(files))
     chosen = select(observations, len(files), f"sample_observations: {folder}")
-    labels, intrinsics = zip(*(_read_view(files[k], pixels[k], side, encoding) for k in chosen))
-    return torch.from_numpy(np.stack(labels)), cam2world[chosen], torch.stack(intrinsics), [files[k] for k in chosen]
+    labels, intrinsics = zip(*(_read_view(files[order[k]], pixels[k], side, encoding) for k in chosen))
+    z_depth = torch.from_numpy(np.stack([_read_depth(files[k], data_type, side, depth, z_range[k]) for k in order[chosen]])) if depth else None
+    return torch.from_numpy(np.stack(labels)), cam2world[chosen], torch.stack(intrinsics), [files[k] for k in order[chosen]], z_depth
 
 
 def _read_view(file: Path, pixels: Tensor, side: int, encoding: str) -> tuple[np.ndarray, Tensor]:
@@ -95,16 +124,52 @@ def _read_view(file: Path, pixels: Tensor, side: int, encoding: str) -> tuple[np
     return decode_labels(picture, side, encoding, where=str(file)).ravel(), scale_intrinsics(pixels, width, height, side)
 
 
+def _read_depth(file: Path, data_type: str, side: int, resize: str, z_range: np.ndarray) -> np.ndarray:
+    """z_depth (S*S,) float32 of the view whose label map is `file`."""
+    path = file.with_name(file.name.replace(data_type, "depth", 1) if file.name.startswith(data_type) else f"depth_{file.name}")
+    depth = read_depth(path, side, z_range) if resize == "bilinear" else resize_nearest(read_depth(path, None, z_range), side, side)
+    return depth.astype(np.float32).ravel()
+
+
 # What lies where
+
+def holds_single_views(data_root: str | Path) -> bool:
+    """Whether this is one label map, or a flat folder of them, rather than a folder of heads."""
+    root = Path(data_root)
+    return root.is_file() or bool(list(root.glob("*.png")) and not any(_is_head(folder, "seg") for folder in root.iterdir()))
+
+
+def single_files(data_root: str | Path) -> list[Path]:
+    """The label maps of a flat folder, sorted by name, without previews (..._vis...), or the one file. Raises InputError where there is none."""
+    root = Path(data_root)
+    files = [root] if root.is_file() else sorted(file for file in root.glob("*.png") if "_vis" not in file.stem)
+    if not files:
+        raise InputError(f"{root}: no label maps, expected *.png")
+    return files
+
+
+def load_params(data_root: str | Path, names: tuple[str, ...], size: int) -> Tensor:
+    """The face parameters (heads, size) float32 in the params.npy of each head. Raises InputError naming the file."""
+    rows = []
+    for path in (Path(data_root) / name / "params.npy" for name in names):
+        row = np.asarray(read_npy(path))
+        if row.dtype.kind not in "fiu" or row.size != size or not np.isfinite(row).all():
+            raise InputError(f"{path}: expected {size} finite numbers (--encoder_size), found {row.dtype} {row.shape}")
+        rows.append(row.astype(np.float32).ravel())
+    return torch.from_numpy(np.stack(rows))
 
 def head_folders(data_root: str | Path, data_type: str = "seg") -> list[Path]:
     """The folders of the heads, sorted by name: those below `data_root` that hold views or cam2world.npy."""
     root = Path(data_root)
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    heads = [folder for folder in folders if (folder / "cam2world.npy").exists() or find_views(folder, data_type)]
+    heads = [folder for folder in folders if _is_head(folder, data_type)]
     if not heads:
         raise InputError(f"{root}: no heads, expected folders with cam2world.npy, intrinsic.npy and {data_type}_00.png ...")
     return heads
+
+
+def _is_head(folder: Path, data_type: str) -> bool:
+    return (folder / "cam2world.npy").exists() or bool(find_views(folder, data_type))
 
 
 def find_views(folder: Path, data_type: str = "seg") -> list[Path]:

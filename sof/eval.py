@@ -20,7 +20,7 @@ from common.metrics import class_ious, confusion_matrix, mean_iou
 from common.ranks import device_of
 from sof import data, model
 from sof.metrics import logged_miou
-from sof.predict import evenly, predict_labels, truth_above
+from sof.predict import as_learned, evenly, predict_labels, truth_above
 from sof.train import TrainConfig, load_views
 
 
@@ -42,7 +42,7 @@ def main(config: EvalConfig) -> None:
     """Print the table and write metrics.json and a plot for each set of views."""
     device = device_of(config.device)
     sof, options = model.load(config.checkpoint, device)
-    trained = from_dict(TrainConfig, {**options, **vars(sof.config), **given(config), "published_pairing": False}, config.checkpoint)
+    trained = from_dict(TrainConfig, {**options, **vars(sof.config), **given(config), "published_pairing": False, "geo_weight": -1.0}, config.checkpoint)
     folder = Path(config.out) if config.out else run_folder(config.checkpoint) / "eval"
     sets = {"seen": trained.sample_observations_train, "unseen": trained.sample_observations_val}
     if not any(sets.values()):
@@ -51,6 +51,7 @@ def main(config: EvalConfig) -> None:
     for name, observations in sets.items():
         if observations:
             views = load_views(trained, config.sample_instances or trained.sample_instances_train, observations, data.find_indexing(config.checkpoint))
+            views = as_learned(sof, views) if name == "seen" else views
             predicted = predict_labels(sof, views)
             figures |= measure(predicted, views, name, sof.config.out_channels)
             some = evenly(len(views))

@@ -26,12 +26,12 @@ from common.files import replacing
 from common.layers.hyper import FCBlock, HyperFC, Layers, evaluate
 from common.published import tensors
 from common.rays import camera_rays, unproject
+from sof.cameras import PUBLISHED_DISTANCE, SINGLE_VIEW_DISTANCE
 from sof.renderers import Deepvoxels, ImAE, aliases
 from sof.srn import START_DEPTH, LSTMMarcher
 
 EPS = 1e-6
 CAMERA_COLUMNS = 3                                              # opt_cam: the first columns of a code are its camera centre
-FIRST_CAMERA = (0.0, 0.0, 1.1)
 CODE_STD = 0.01
 ENCODER = "mapping_fn.0.weight"
 
@@ -122,16 +122,17 @@ class SOF(nn.Module):
 
     @torch.no_grad()
     def new_codes(self) -> None:
-        """Draw the embedding anew: codes N(0, 0.01), cameras frontal at (0, 0, 1.1)."""
+        """Draw the embedding anew: codes N(0, 0.01), cameras frontal at (0, 0, 1.1); orthographic ones at 4.5, so that the head is before them."""
         if not self.config.use_encoder:
             nn.init.normal_(self.latent_codes.weight, std=CODE_STD)
         if self.config.opt_cam:
-            self.latent_codes.weight[:, :CAMERA_COLUMNS] = torch.tensor(FIRST_CAMERA)
+            distance = PUBLISHED_DISTANCE if self.config.orthogonal else SINGLE_VIEW_DISTANCE
+            self.latent_codes.weight[:, :CAMERA_COLUMNS] = torch.tensor([0.0, 0.0, distance])
 
     def learn_networks(self, learn: bool) -> None:
-        """Whether the networks learn beside the embedding; without them it is inverse rendering."""
+        """Whether the networks learn beside the embedding; without them, and without their dropout, it is inverse rendering."""
         for network in (self.hyper_phi, self.ray_marcher, self.pixel_generator):
-            network.requires_grad_(learn)
+            network.requires_grad_(learn).train(learn)
 
     @property
     def heads(self) -> int:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from common.labels import colorize
 from common.layers.hyper import Layers
 from common.rays import unproject, z_depth
 from common.render import Shoot, render
+from sof.cameras import learned_cameras
 from sof.data import Views
 from sof.model import SOF
 
@@ -62,6 +64,16 @@ def predict_labels(model: SOF, views: Views, chunk: int | None = None) -> Tensor
     labels = [seen["labels"].flatten().cpu() for seen in tqdm(pictures, "views", len(views), leave=False, disable=None)]
     model.train(training)
     return torch.stack(labels)
+
+
+@torch.no_grad()
+def as_learned(model: SOF, views: Views) -> Views:
+    """The views with the camera that each head's code carries (opt_cam), if the model learns cameras."""
+    if not model.config.opt_cam:
+        return views
+    centers, _ = model.split_codes(model.codes(views.instances.to(next(model.parameters()).device)))
+    cameras = learned_cameras(centers.to(views.cameras.cam2world), views.cameras.intrinsics, model.config.orthogonal, model.config.published_camera)
+    return replace(views, cameras=cameras)
 
 
 def evenly(count: int, some: int = 8) -> Tensor:

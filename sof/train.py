@@ -1,6 +1,7 @@
 """Train SOF on multi-view label maps: python sof/train.py --config_filepath=configs/sof/face_seg_real.yml
 
 An auto-decoder: every head owns a code, and codes and networks are fitted together so that the marched rays of every view end on the right class.
+With frozen networks and a flat folder of label maps it is inverse rendering (configs/sof/face_seg_single_view.yml; sof/invert.py does that at ease).
 Run the same command again to go on where it stopped.
 """
 from __future__ import annotations
@@ -25,9 +26,11 @@ from sof.data import Views
 from sof.losses import Rays, Weights, backward, scaled
 from sof.metrics import logged_miou
 from sof.model import SOF, ModelConfig
-from sof.predict import evenly, predict_labels, truth_above
+from sof.predict import as_learned, evenly, predict_labels, truth_above
+from sof.renderers import halvings
+from sof.srn import START_NOISE
 
-MARCH_NOISE = 0.01                                              # world units: how far along its ray the start of a march is displaced
+MARCH_NOISE = {"step": 0.01, "lstm": START_NOISE}               # world units: how far along its ray the start of a march is displaced
 EDGE_FAVOUR = 3.0                                               # with class_balance: pixels beside another class are drawn this much more often
 
 
@@ -35,7 +38,7 @@ EDGE_FAVOUR = 3.0                                               # with class_bal
 class TrainConfig(RunConfig, ModelConfig, Weights):
     """Options of sof/train.py; the defaults are the release's wherever those train."""
 
-    data_root: str = option("./data", "folder with one folder per head; scripts/check_data.py checks it", free=True)
+    data_root: str = option("./data", "folder with a folder per head (scripts/check_data.py checks it), or a flat folder of label maps, one a head", free=True)
     data_type: str = option("seg", "prefix of the label maps, seg_00.png ...")
     label_encoding: str = option("plain", "what the pixels hold: labels, 10 x labels, or the release's guess", choices=ENCODINGS)
     sample_instances_train: str | None = option(None, "heads to train on, counted from 0: a-c (inclusive) or a,b,c; none: all")
@@ -95,25 +98,42 @@ def main(config: TrainConfig) -> None:
 # What is trained on
 
 def checked(config: TrainConfig) -> TrainConfig:
-    """The config with `published` spelled out. Raises InputError for options that exclude each other."""
-    if config.output_sidelength not in (None, config.img_sidelength):
-        raise InputError(f"--output_sidelength {config.output_sidelength}: training needs it equal to --img_sidelength {config.img_sidelength}")
-    if config.geo_weight > 0:
-        raise InputError(f"--geo_weight {config.geo_weight}: depth maps are not read yet; leave it at -1")
+    """The config with `published` and the U-Net's levels spelled out. Raises InputError for options that exclude each other."""
+    side = config.img_sidelength
+    if config.output_sidelength not in (None, side):
+        raise InputError(f"--output_sidelength {config.output_sidelength}: training needs it equal to --img_sidelength {side}")
+    if config.use_encoder and config.opt_cam:
+        raise InputError("--use_encoder: codes from face parameters hold no cameras to learn; leave out --opt_cam")
     if config.published:
-        config = replace(config, published_pairing=True, published_camera=True, published_depth_loss=True)
+        config = replace(config, published_pairing=True, published_camera=True, published_depth_loss=True, published_imae=True)
+    if config.geo_weight > 0 and config.published_depth_loss and config.ray_chunk:
+        raise InputError("--published_depth_loss: is no mean over rays, so they cannot be taken in chunks; add --ray_chunk 0")
+    if config.renderer == "Deepvoxels":
+        if config.rays_per_view or config.ray_chunk:
+            raise InputError("--renderer Deepvoxels: classifies whole pictures; use --rays_per_view 0 --ray_chunk 0")
+        config = replace(config, unet_levels=config.unet_levels or halvings(side))
+        if not 1 <= config.unet_levels <= halvings(side):
+            raise InputError(f"--unet_levels {config.unet_levels}: --img_sidelength {side} can be halved {halvings(side)} times, and must be once at least")
     return config
 
 
 def known_heads(config: TrainConfig) -> tuple[str, ...] | None:
     """The heads, by row, of the embedding that training starts from, if it keeps one whose run wrote them down."""
-    return data.find_indexing(config.checkpoint_path) if config.checkpoint_path and not config.overwrite_embeddings else None
+    keeps = config.checkpoint_path and not (config.overwrite_embeddings or config.use_encoder)
+    return data.find_indexing(config.checkpoint_path) if keeps else None
 
 
 def load_views(config: TrainConfig, instances: str | None, observations: str | None, names: tuple[str, ...] | None, seed: int = 0) -> Views:
     """Views as the options say; labels beyond the classes of the model are refused."""
-    views = data.load(config.data_root, config.img_sidelength, instances=instances, observations=observations, names=names, data_type=config.data_type,
-                      orthographic=config.orthogonal, encoding=config.label_encoding, published_pairing=config.published_pairing, seed=config.seed + seed)
+    same = {"instances": instances, "names": names, "orthographic": config.orthogonal, "encoding": config.label_encoding}
+    if data.holds_single_views(config.data_root):
+        if config.geo_weight > 0:
+            raise InputError(f"--geo_weight {config.geo_weight}: {config.data_root} is a flat folder of label maps, without depth")
+        views = data.load_single_views(config.data_root, config.img_sidelength, **same)
+    else:
+        depth = ("bilinear" if config.published_depth_loss else "nearest") if config.geo_weight > 0 else None
+        views = data.load(config.data_root, config.img_sidelength, **same, observations=observations, data_type=config.data_type, depth=depth,
+                          published_pairing=config.published_pairing, seed=config.seed + seed)
     if int(views.labels.max()) >= config.out_channels:
         raise InputError(f"--out_channels {config.out_channels}: {config.data_root} holds label {int(views.labels.max())}")
     return views
@@ -129,10 +149,11 @@ def validation_views(config: TrainConfig, names: tuple[str, ...]) -> Views | Non
 def initial_model(config: TrainConfig, views: Views) -> SOF:
     """A new model for the heads of `views`, or the one at `checkpoint_path`, with new codes if asked."""
     sof = SOF(config, len(views.names))
+    if config.use_encoder:
+        sof.face_params.copy_(data.load_params(config.data_root, views.names, config.encoder_size))
     if config.checkpoint_path:
-        state = model.load(config.checkpoint_path)[0].state_dict()
-        if config.overwrite_embeddings:
-            state["latent_codes.weight"] = sof.latent_codes.weight
+        own = {"face_params"} | ({"latent_codes.weight"} if config.overwrite_embeddings else set())
+        state = model.load(config.checkpoint_path)[0].state_dict() | {key: value for key, value in sof.state_dict().items() if key in own}
         load_strict(sof, state, config.checkpoint_path)
     return sof
 
@@ -153,15 +174,26 @@ def class_weights(labels: Tensor, balance: float, classes: int = 256) -> Tensor:
 
 def draw_rays(views: Views, config: TrainConfig, step: Step, likely: Tensor) -> Rays:
     """The rays of the step's global batch: every pixel of its views, or `rays_per_view` of them drawn by class."""
-    index = step.indices(len(views))
-    labels, cameras = views.labels[index], views.cameras.pick(index)
-    uv = pixel_grid(views.side, views.side).expand(len(index), -1, -1)
+    batch = views.pick(step.indices(len(views)))
+    rays = whole(batch)
     if config.rays_per_view:
-        favour = likely[labels.long()] * (1 + EDGE_FAVOUR * (config.class_balance > 0) * beside_another(labels, views.side))
-        pixels = torch.multinomial(favour, config.rays_per_view, replacement=True, generator=step.generator("pixels"))
-        labels, uv = labels.gather(1, pixels), uv[0][pixels]
-    noise = MARCH_NOISE * torch.randn(*labels.shape, 1, generator=step.generator("march"))
-    return Rays(views.instances[index], cameras, uv, labels, noise)
+        rays = drawn(rays, views.side, likely, config.rays_per_view, config.class_balance > 0, step.generator("pixels"))
+    rays.noise = MARCH_NOISE[config.marcher] * torch.randn(*rays.labels.shape, 1, generator=step.generator("march"))
+    return rays
+
+
+def whole(views: Views) -> Rays:
+    """Every pixel of the views."""
+    uv = pixel_grid(views.side, views.side).expand(len(views), -1, -1)
+    return Rays(views.instances, views.cameras, uv, views.labels, z_depth=None if views.z_depth is None else views.z_depth[..., None])
+
+
+def drawn(rays: Rays, side: int, likely: Tensor, count: int, favour_edges: bool, generator: torch.Generator) -> Rays:
+    """`count` of the pixels of each whole picture, drawn by how `likely` their class is."""
+    favour = likely[rays.labels.long()] * (1 + EDGE_FAVOUR * favour_edges * beside_another(rays.labels, side))
+    pixels = torch.multinomial(favour, count, replacement=True, generator=generator)
+    z_depth = None if rays.z_depth is None else rays.z_depth.gather(1, pixels[..., None])
+    return replace(rays, uv=rays.uv[0][pixels], labels=rays.labels.gather(1, pixels), z_depth=z_depth)
 
 
 def beside_another(labels: Tensor, side: int) -> Tensor:
@@ -187,7 +219,7 @@ def validate(sof: SOF, views: Views) -> dict[str, float]:
 
 def preview(sof: SOF, views: Views) -> np.ndarray:
     """A picture of some views, always the same: their label maps above what the model says."""
-    some = views.pick(evenly(len(views)))
+    some = as_learned(sof, views.pick(evenly(len(views))))
     return truth_above(predict_labels(sof, some), some)
 
 
