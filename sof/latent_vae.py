@@ -30,7 +30,8 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1).mean()
 
 
-def train(codes: Tensor, epochs: int = 500, batch: int = 100, lr: float = 1e-4, seed: int = 0, published_loss: bool = False) -> tuple[Tensor, dict[str, list[float]]]:
+def train(codes: Tensor, epochs: int = 500, batch: int = 100, lr: float = 1e-4, seed: int = 0,
+          published_loss: bool = False) -> tuple[Tensor, dict[str, list[float]]]:
     """Where each code (N, size) lies on the plane (N, 2), and the terms of the loss by epoch.
 
     `published_loss`: the KL divergence alone, as in the notebook, whose minimum sends every head to the origin.

@@ -99,12 +99,18 @@ def cameras_at(config: View, sof: SOF, cam2world: Tensor) -> Cameras:
 
 # Pictures
 
-def write_views(out: Path, labels: np.ndarray, palette: str, fps: float, film: str = "views") -> None:
-    """Label maps (N, H, W) uint8 as seg_000.png, in colours as seg_vis_000.png, and, if there are several, as FILM.mp4 and FILM.gif."""
+def write_labels(out: Path, labels: np.ndarray, palette: str) -> np.ndarray:
+    """Write label maps (N, H, W) uint8 as seg_000.png and in colours as seg_vis_000.png; the colours (N, H, W, 3)."""
     frames = colorize(labels, PALETTES[palette])
     for k, (label, frame) in enumerate(zip(labels, frames)):
         write_png(out / f"seg_{k:03d}.png", label)
         write_png(out / f"seg_vis_{k:03d}.png", frame)
+    return frames
+
+
+def write_views(out: Path, labels: np.ndarray, palette: str, fps: float, film: str = "views") -> None:
+    """`write_labels`, and if there are several also FILM.mp4 and FILM.gif of them."""
+    frames = write_labels(out, labels, palette)
     if len(frames) > 1:
         write_films(out / film, frames, fps)
 

@@ -32,7 +32,7 @@ class MixtureOptions:
 
 @dataclass(frozen=True)
 class Mixture:
-    """K Gaussians in D dimensions, all float64: weights (K,), means (K, D), factors (K, D, D) with covariance L L^T; the code of x (D,) is center + x @ axes."""
+    """K Gaussians in D dimensions, float64: weights (K,), means (K, D), factors (K, D, D) of covariances L L^T; the code of x (D,) is center + x @ axes."""
 
     weights: Tensor
     means: Tensor
@@ -45,8 +45,8 @@ def fit(codes: Tensor, options: MixtureOptions) -> Mixture:
     """The mixture of codes (N, C). Raises InputError for fewer codes than it needs."""
     from sklearn.mixture import GaussianMixture
 
-    if len(codes) < max(options.components, 2):
-        raise InputError(f"--components {options.components}: expected at most as many as there are codes, {len(codes)}, and two codes at least")
+    if len(codes) < max(options.components, 3):
+        raise InputError(f"--components {options.components}: expected at most as many as there are codes, {len(codes)}, and three codes at least")
     codes = codes.double().cpu()
     center, axes = principal_axes(codes, options.pca)
     found = GaussianMixture(options.components, covariance_type=options.covariance, random_state=options.mixture_seed).fit(((codes - center) @ axes.T).numpy())

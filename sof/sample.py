@@ -17,18 +17,17 @@ from common.cameras import Cameras, look_at
 from common.config import option, run_commands
 from common.files import replacing
 from common.images import contact_sheet, write_png
-from common.labels import colorize
 from common.render import render
 from common.report import curve_plot
 from sof import mixture as mixtures
 from sof.cameras import published_cameras, spiral_path
 from sof.edit import blend
-from sof.look import PALETTES, View, cameras_at, distance_of, facing, opened
+from sof.look import View, cameras_at, distance_of, facing, opened, write_labels
 from sof.mixture import Mixture, MixtureOptions
 from sof.model import SOF
+from sof.plots import new_figure, plot_mixture, plot_plane, write_figure
 from sof.predict import rays_at_once, shooter
 
-SIGMAS = (1, 2, 3)                                              # of the ellipses in the plot of a mixture
 SAMPLE_RADIUS = 1.2                                             # of FaceSegSampler's spiral
 
 
@@ -132,11 +131,7 @@ def heads(config: HeadsConfig) -> None:
     codes = mixtures.draw(mixture, config.count, config.seed)
     cameras = cameras_at(config, sof, facing([config.azimuth] * config.count, distance_of(config, sof)))
     labels = label_maps(sof, codes.to(_device(sof)), cameras, config.output_sidelength or config.side, config.side).byte().cpu().numpy()
-    frames = colorize(labels, PALETTES[config.palette])
-    for k, (label, frame) in enumerate(zip(labels, frames)):
-        write_png(out / f"seg_{k:03d}.png", label)
-        write_png(out / f"seg_vis_{k:03d}.png", frame)
-    write_png(out / "heads.png", contact_sheet(frames, config.columns, gap=10))
+    write_png(out / "heads.png", contact_sheet(write_labels(out, labels, config.palette), config.columns, gap=10))
     with replacing(out / "codes.npy") as temporary, temporary.open("wb") as file:
         np.save(file, codes.numpy())
     print(f"{len(codes)} new heads in {out / 'heads.png'}; sof/render.py takes them as --instance {out / 'codes.npy'}:0 ...")
@@ -162,49 +157,6 @@ def codes_of(checkpoint: str) -> Tensor:
 
     sof = model.load(checkpoint)[0]
     return sof.split_codes(sof.codes(torch.arange(sof.heads)))[1]
-
-
-# Plots
-
-def new_figure(width: float = 5.6, height: float = 5.0):
-    """A matplotlib figure of its own, and its axes."""
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def write_figure(path: Path, figure) -> None:
-    """Write a figure as a PNG file, whole or not at all."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=160)
-
-
-def plot_mixture(axes, mixture: Mixture, codes: Tensor, drawn: Tensor) -> None:
-    """Codes (N, C), new ones (M, C) and the ellipses of the mixture on the codes' two principal axes, into matplotlib axes."""
-    center, plane = mixtures.principal_axes(codes.double(), 2)
-    for (x, y), shape in zip(*mixtures.projected(mixture, center, plane)):
-        for sigma in SIGMAS:
-            axes.add_patch(ellipse(float(x), float(y), shape, sigma))
-    for points, name, style in ((drawn, "drawn", {"s": 8, "color": "#e0653a", "alpha": 0.5}), (codes, "trained", {"s": 22, "color": "#1c2127"})):
-        at = (points.double() - center) @ plane.T
-        axes.scatter(at[:, 0], at[:, 1], label=name, zorder=3, **style)
-    axes.set(xlabel="first principal axis", ylabel="second principal axis")
-    axes.legend(frameon=False)
-
-
-def ellipse(x: float, y: float, covariance: Tensor, sigma: float):
-    """The ellipse, as matplotlib's patch, at `sigma` standard deviations of a 2 x 2 covariance about (x, y)."""
-    from matplotlib.patches import Ellipse
-    variance, axes = torch.linalg.eigh(covariance)
-    wide, high = (2 * sigma * variance.clamp_min(0).sqrt()).tolist()
-    angle = float(torch.rad2deg(torch.atan2(axes[1, 0], axes[0, 0])))
-    return Ellipse((x, y), wide, high, angle=angle, facecolor="#2f6fde", edgecolor="none", alpha=0.28 / sigma)
-
-
-def plot_plane(axes, plane: Tensor) -> None:
-    """Heads at their places (N, 2) on the autoencoder's plane, coloured by their row, into matplotlib axes."""
-    axes.scatter(plane[:, 0], plane[:, 1], c=np.arange(len(plane)), cmap="viridis", s=24)
-    axes.set(xlabel="first latent", ylabel="second latent")
 
 
 if __name__ == "__main__":
