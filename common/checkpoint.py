@@ -110,6 +110,15 @@ def _plain(value) -> bool:
 def load_strict(target, state_dict: dict, where: str) -> None:
     """Load a state dict into a module, an optimiser or anything with state_dict() and load_state_dict(), all keys and shapes equal.
 
+    Raises InputError as `check_fits`.
+    """
+    check_fits(target, state_dict, where)
+    target.load_state_dict(state_dict)
+
+
+def check_fits(target, state_dict: dict, where: str) -> None:
+    """Refuse a state dict whose keys or shapes are not the target's; a module on the meta device will do, which takes no memory.
+
     Raises InputError: one line naming `where` and every missing, unexpected and misshapen key (the first few of each sort).
     """
     if isinstance(target, torch.optim.Optimizer):
@@ -123,7 +132,6 @@ def load_strict(target, state_dict: dict, where: str) -> None:
     }
     if any(sorts.values()):
         raise InputError(f"{where}: does not fit: " + "; ".join(f"{len(keys)} {sort}: {_listed(keys)}" for sort, keys in sorts.items() if keys))
-    target.load_state_dict(state_dict)
 
 
 def _shapes(state_dict) -> dict[str, tuple | None]:

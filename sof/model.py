@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from common.cameras import Cameras
-from common.checkpoint import load_strict, open_checkpoint
+from common.checkpoint import check_fits, open_checkpoint
 from common.config import from_dict, option
 from common.errors import InputError
 from common.files import replacing
@@ -40,14 +40,14 @@ ENCODER = "mapping_fn.0.weight"
 class ModelConfig:
     """What shapes the networks; the defaults are the published model's."""
 
-    embedding_size: int = option(256, "numbers in a head's code")
-    feat_dim: int = option(256, "width of the field, the hypernetwork, the marcher and the classifier")
-    phi_layers: int = option(3, "layers of the field, all predicted by the hypernetwork")
-    rendering_layers: int = option(3, "hidden layers of the classifier")
-    marcher_layers: int = option(3, "hidden layers of the marcher (files of the first release: 6)")
-    out_channels: int = option(20, "label classes")
-    tracing_steps: int = option(10, "steps of the march; the original always takes 10")
-    sphere_radius: float = option(1.5, "rays start where they enter this sphere about the origin, in world units")
+    embedding_size: int = option(256, "numbers in a head's code", low=1)
+    feat_dim: int = option(256, "width of the field, the hypernetwork, the marcher and the classifier", low=1)
+    phi_layers: int = option(3, "layers of the field, all predicted by the hypernetwork", low=1)
+    rendering_layers: int = option(3, "hidden layers of the classifier", low=0)
+    marcher_layers: int = option(3, "hidden layers of the marcher (files of the first release: 6)", low=0)
+    out_channels: int = option(20, "label classes", low=1)
+    tracing_steps: int = option(10, "steps of the march; the original always takes 10", low=0)
+    sphere_radius: float = option(1.5, "rays start where they enter this sphere about the origin, in world units", low=0)
     renderer: str = option("FC", "classifier: a network on each point, the wider ImAE, or a U-Net over whole pictures", choices=("FC", "Deepvoxels", "ImAE"))
     unet_levels: int = option(0, "with renderer Deepvoxels: times that it halves a picture; 0, as published: as often as img_sidelength can be", low=0)
     marcher: str = option("step", "what moves points along their rays: a network of feature and ray, or the LSTM of SOF's ancestor", choices=("step", "lstm"))
@@ -256,13 +256,24 @@ def load(path: str | Path, device: torch.device | str = "cpu") -> tuple[SOF, dic
         state = {key: value for key, value in state.items() if key not in aliases(state)}
         if config.use_encoder:                                  # the release keeps face parameters with the data
             state["face_params"] = torch.zeros(0, config.encoder_size)
-        frames, animated = state["ami_code.weight"].shape if "ami_code.weight" in state else (0, 0)
+        frames, animated = state["ami_code.weight"].shape if getattr(state.get("ami_code.weight"), "ndim", 0) == 2 else (0, 0)
     codes = "face_params" if config.use_encoder else "latent_codes.weight"
-    if codes not in state:
-        raise InputError(f"{path}: no SOF model: {codes} is not among its {len(state)} tensors")
-    model = SOF(config, len(state[codes]), animated, tuple(range(frames)))
-    load_strict(model, state, str(path))
+    if getattr(state.get(codes), "ndim", 0) != 2:
+        raise InputError(f"{path}: no SOF model: no matrix {codes} among its {len(state)} tensors")
+    sizes = config, len(state[codes]), animated, tuple(range(frames))
+    check_fits(_skeleton(*sizes, path), state, str(path))
+    model = SOF(*sizes)
+    model.load_state_dict(state)
     return model.to(device).eval(), opened.config or {}
+
+
+def _skeleton(config: ModelConfig, heads: int, animated: int, key_frames: tuple[float, ...], path: str | Path) -> SOF:
+    """The model without memory, so that a file is refused before room is made for what it claims to be."""
+    try:
+        with torch.device("meta"):
+            return SOF(config, heads, animated, key_frames)
+    except RuntimeError:                                        # more numbers than can be counted
+        raise InputError(f"{path}: no SOF model: feat_dim {config.feat_dim} and embedding_size {config.embedding_size} are beyond any network") from None
 
 
 def export_published(model: SOF, path: str | Path) -> None:
@@ -296,8 +307,9 @@ def published_config(state: dict[str, Tensor], where: str, orthogonal: bool = Tr
             published_camera=columns == code + CAMERA_COLUMNS,
             **_published_classifier(state),
         )
-    except (KeyError, IndexError, ValueError) as missing:
-        raise InputError(f"{where}: no SOF model ({missing}) among its {len(state)} tensors") from None
+    except (KeyError, IndexError, ValueError, TypeError) as error:
+        what = f"without {error}" if isinstance(error, KeyError) else "with shapes that no such network has"
+        raise InputError(f"{where}: no SOF model: {len(state)} tensors {what}") from None
 
 
 def _published_classifier(state: dict[str, Tensor]) -> dict:
