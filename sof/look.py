@@ -59,12 +59,12 @@ def code_of(config: View, sof: SOF, head: str) -> Tensor:
         codes = read_codes(path, sof)
         return codes[_row(row, len(codes), head)][None].to(device_of(config.device))
     names = data.find_indexing(config.checkpoint) or ()
-    row = names.index(head) if head in names else _row(head, sof.heads, f"head {head}", names)
+    row = _row(str(names.index(head)) if head in names else head, sof.heads, f"head {head}", names)
     return sof.split_codes(sof.codes(torch.tensor([row], device=device_of(config.device))))[1]
 
 
 def _row(text: str, count: int, where: str, names: tuple[str, ...] = ()) -> int:
-    if not (text.isdigit() and int(text) < count):
+    if not (text.isdecimal() and int(text) < count):
         raise InputError(f"{where}: expected a row 0-{count - 1}" + (f" or a name such as {names[0]}" if names else ""))
     return int(text)
 

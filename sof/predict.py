@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.cameras import Cameras
+from common.errors import InputError
 from common.images import contact_sheet
 from common.labels import colorize
 from common.layers.hyper import Layers
@@ -59,6 +60,7 @@ def rays_at_once(model: SOF, side: int, chunk: int | None = None) -> int | None:
 
 def predict_labels(model: SOF, views: Views, chunk: int | None = None) -> Tensor:
     """Label maps (n, S*S) uint8, on the CPU, of every view, the model in eval mode meanwhile."""
+    check_heads(model, views)
     training = model.training
     pictures = predict(model.eval(), views.instances, views.cameras.move(next(model.parameters()).device), views.side, chunk)
     labels = [seen["labels"].flatten().cpu() for seen in tqdm(pictures, "views", len(views), leave=False, disable=None)]
@@ -71,9 +73,18 @@ def as_learned(model: SOF, views: Views) -> Views:
     """The views with the camera that each head's code carries (opt_cam), if the model learns cameras."""
     if not model.config.opt_cam:
         return views
+    check_heads(model, views)
     centers, _ = model.split_codes(model.codes(views.instances.to(next(model.parameters()).device)))
     cameras = learned_cameras(centers.to(views.cameras.cam2world), views.cameras.intrinsics, model.config.orthogonal, model.config.published_camera)
     return replace(views, cameras=cameras)
+
+
+def check_heads(model: SOF, views: Views) -> None:
+    """Refuse views of heads that the model has no code for: InputError naming the first."""
+    last = int(views.instances.argmax())
+    row = int(views.instances[last])
+    if row >= model.heads:
+        raise InputError(f"{views.files[last]}: a view of head {row} ({views.names[row]}), counted from 0, but the model knows {model.heads}")
 
 
 def evenly(count: int, some: int = 8) -> Tensor:

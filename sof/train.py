@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common import ranks
-from common.checkpoint import load_strict
+from common.checkpoint import load_strict, numbered
 from common.config import option, run_program
 from common.errors import InputError
 from common.images import ENCODINGS
@@ -102,6 +103,8 @@ def checked(config: TrainConfig) -> TrainConfig:
     side = config.img_sidelength
     if config.output_sidelength not in (None, side):
         raise InputError(f"--output_sidelength {config.output_sidelength}: training needs it equal to --img_sidelength {side}")
+    if config.class_balance > 1:
+        raise InputError(f"--class_balance {config.class_balance}: expected 0 to 1")
     if config.use_encoder and config.opt_cam:
         raise InputError("--use_encoder: codes from face parameters hold no cameras to learn; leave out --opt_cam")
     if config.published:
@@ -118,7 +121,10 @@ def checked(config: TrainConfig) -> TrainConfig:
 
 
 def known_heads(config: TrainConfig) -> tuple[str, ...] | None:
-    """The heads, by row, of the embedding that training starts from, if it keeps one whose run wrote them down."""
+    """The heads, by row, of the embedding that training goes on with or starts from, if its run wrote them down."""
+    run = Path(config.logging_root) / config.name
+    if numbered(run / "checkpoints"):
+        return data.find_indexing(run)
     keeps = config.checkpoint_path and not (config.overwrite_embeddings or config.use_encoder)
     return data.find_indexing(config.checkpoint_path) if keeps else None
 
