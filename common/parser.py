@@ -164,6 +164,11 @@ class Parser:
     network: BiSeNet
     side: int
 
+    @property
+    def classes(self) -> int:
+        """How many labels it tells apart."""
+        return self.network.conv_out.conv_out.out_channels
+
 
 def load(path: str | Path, device: torch.device | str = "cpu") -> Parser:
     """The parser of a run folder, a file of ours or the authors' state dict, in eval mode. Raises InputError naming what is missing or does not fit."""
@@ -198,13 +203,14 @@ def network_input(pictures: Tensor, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def parse(parser: Parser, pictures: np.ndarray) -> np.ndarray:
-    """Label maps (N, H, W) uint8 of pictures (N, H, W, 3) uint8: the scores are brought to the pictures' size before the best is taken."""
+def parse(parser: Parser, pictures: np.ndarray, side: int | None = None) -> np.ndarray:
+    """Label maps uint8 of pictures (N, H, W, 3) uint8, at the pictures' size or (N, side, side): the scores are resized before the best is taken."""
     device = next(parser.network.parameters()).device
 
     def labels(some: Tensor) -> Tensor:
         scores = parser.network(network_input(some.to(device), parser.side))
-        return F.interpolate(scores, size=some.shape[1:3], mode="bilinear", align_corners=True).argmax(dim=1).to("cpu", torch.uint8)
+        size = some.shape[1:3] if side is None else (side, side)
+        return F.interpolate(scores, size=size, mode="bilinear", align_corners=True).argmax(dim=1).to("cpu", torch.uint8)
 
     return in_chunks(labels, torch.from_numpy(pictures), chunk=PICTURES).numpy()
 

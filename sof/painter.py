@@ -2,7 +2,7 @@
 
     labels = condition_labels(sof_labels)                       SOF's 20 classes -> the painter's 17
     plan = painter.plan(labels)                                 once per label map: what the networks make of it
-    codes = style_codes(painter, seeds=[0, 1], psi=0.7)         (2, L, D)
+    codes = style_codes(painter, [0, 1], psi=0.7)               (2, L, D), of sof.styles
     pictures = painter(plan, codes[:, None])                    (2, 3, R, R), about [-1, 1]
 
 StyleGAN2 whose constant input is an encoding of the label map, and whose layers of 64, 128 and 256 pixels are modulated by it once more (SPADE).
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common import draws
 from common.checkpoint import load_strict, open_checkpoint
 from common.errors import InputError
 from common.labels import PAINTER_LABELS, SOF_TO_PAINTER
@@ -30,7 +29,6 @@ LABEL_SIDE, ENCODER_SIDE, FIRST_SIDE = 128, 32, 4             # label maps are r
 MODULATED_SIDES = (64, 128, 256)                              # layers that the label map modulates
 MOST_NUMBERS = 2**28                                          # in a painter; the published one has 2^25
 MAPPING_LR = 0.01
-MEAN_OF = 4000                                                # codes averaged for truncation
 
 
 @dataclass(frozen=True)
@@ -214,6 +212,11 @@ class Painter(nn.Module):
         return FIRST_SIDE << len(self.to_rgbs)
 
     @property
+    def device(self) -> torch.device:
+        """Where it paints."""
+        return self.to_rgb1.bias.device
+
+    @property
     def code_count(self) -> int:
         """The number L of codes of one style: one per layer."""
         return len(self.convs) + 2
@@ -252,24 +255,6 @@ def resized(pictures: Tensor, side: int) -> Tensor:
 def condition_labels(labels: Tensor) -> Tensor:
     """SOF's 20 classes -> the painter's 17, of label maps of any shape; its left and right parts become one."""
     return torch.from_numpy(SOF_TO_PAINTER).to(labels.device)[labels.long()]
-
-
-# Styles
-
-@torch.no_grad()
-def mean_code(painter: Painter) -> Tensor:
-    """The mean (D,) of 4000 mapped codes, always the same ones."""
-    z = torch.randn(MEAN_OF, painter.config.style_dim, generator=draws.generator(0, 0, "mean style"))
-    return painter.style(z.to(painter.conv1.conv.weight.device)).mean(dim=0)
-
-
-@torch.no_grad()
-def style_codes(painter: Painter, seeds: list[int], psi: float = 0.7, mean: Tensor | None = None) -> Tensor:
-    """Codes (S, L, D) of styles, each a function of its seed: truncated, w <- mean + psi (w - mean), and the same for every layer."""
-    mean = mean_code(painter) if mean is None else mean
-    z = torch.stack([torch.randn(painter.config.style_dim, generator=draws.generator(seed, 0, "style")) for seed in seeds])
-    w = mean + psi * (painter.style(z.to(mean.device)) - mean)
-    return w[:, None].expand(-1, painter.code_count, -1)
 
 
 # Files

@@ -45,9 +45,12 @@ def unit_second_moment(x: Tensor) -> Tensor:
 
 
 def modulated_weights(weight: Tensor, styles: Tensor, demodulate: bool = True) -> Tensor:
-    """Filters (N, O, I, k, k) = weight (O, I, k, k) times styles (N, I), each output's made of unit norm by `demodulate` (StyleGAN2, equations 1 and 3)."""
-    weights = weight * styles[:, None, :, None, None]
-    return weights * (weights.square().sum(dim=(2, 3, 4), keepdim=True) + EPS).rsqrt() if demodulate else weights
+    """Filters (N, O, I, k, k) = weight (O, I, k, k) times styles (N, I), each output's brought to unit norm by `demodulate` (StyleGAN2, equations 1 and 3)."""
+    scales = styles[:, None]
+    if demodulate:                                            # the norms without the filters: sum over I of styles^2 times the taps' squares
+        norms = (styles.square() @ weight.square().sum(dim=(2, 3)).t() + EPS).rsqrt()
+        scales = scales * norms[:, :, None]
+    return weight * scales[..., None, None]
 
 
 def conv2d_per_sample(x: Tensor, weights: Tensor, up: int = 1) -> Tensor:
