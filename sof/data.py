@@ -92,12 +92,13 @@ def load_single_views(data_root: str | Path, side: int, *, instances: str | None
 
 def rows_of(places: list[Path], names: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[int]]:
     """All heads by row, those at `places` unless `names` says more, and the row of each place. Raises InputError for one that is not among `names`."""
-    names = tuple(place.stem for place in places) if names is None else tuple(names)
+    found = [place.name.removesuffix(".png") for place in places]
+    names = tuple(found if names is None else names)
     table = {name: row for row, name in enumerate(names)}
-    unknown = [place for place in places if place.stem not in table]
+    unknown = [place for place, name in zip(places, found) if name not in table]
     if unknown:
         raise InputError(f"{unknown[0]}: not one of the {len(names)} heads of the model (indexing.txt)")
-    return names, [table[place.stem] for place in places]
+    return names, [table[name] for name in found]
 
 
 def _read_all(read: Callable, places: list[Path], threads: int) -> list:
