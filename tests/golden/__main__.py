@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import sys
 import traceback
 from pathlib import Path
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     torch.backends.cuda.matmul.allow_tf32 = False
     wanted, known, passed, failed = set(filter(None, args.kinds.split(","))), adapters(), 0, 0
     for path in golden.cases(*args.dirs):
-        kind = golden.load(path).spec["kind"]
+        kind = json.loads(path.read_text())["kind"]
         if wanted and kind not in wanted:
             continue
         worst = error_over_tolerance(path, known)
