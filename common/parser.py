@@ -96,7 +96,7 @@ class ContextPath(nn.Module):
         self.conv_avg = ConvBNReLU(8 * w, 2 * w, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Shallow features, context of an eighth and of a sixteenth of the side, all of 2w channels."""
+        """Shallow features and context of an eighth of the side, context of a sixteenth; all of 2w channels."""
         f8, f16, f32 = self.resnet(x)
         t = self.conv_head32(resized(self.arm32(f32) + self.conv_avg(mean(f32)), f16))
         return f8, self.conv_head16(resized(self.arm16(f16) + t, f8)), t
@@ -140,9 +140,9 @@ class BiSeNet(nn.Module):
         return resized(self.conv_out(self.ffm(*self.cp(x)[:2])), x)
 
     def all_scores(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The scores and those of the two further heads, for training."""
+        """For training: the scores and those of the two further heads, all of an eighth of the side but the last, of a sixteenth."""
         shallow, u, t = self.cp(x)
-        return resized(self.conv_out(self.ffm(shallow, u)), x), resized(self.conv_out16(u), x), resized(self.conv_out32(t), x)
+        return self.conv_out(self.ffm(shallow, u)), self.conv_out16(u), self.conv_out32(t)
 
 
 def mean(x: Tensor) -> Tensor:
