@@ -11,14 +11,14 @@ from common.cameras import Cameras
 from common.chunks import in_chunks
 from common.rays import pixel_grid
 
-CPU_RAYS, GPU_RAYS = 2**11, 2**16                             # on a CPU a chunk's features should stay in its cache
+CPU_RAYS, GPU_RAYS = 2**10, 2**16                             # on a CPU for each thread, whose cache should hold their features
 
 Shoot = Callable[[Cameras, Tensor], dict[str, Tensor]]        # one camera, uv (1, R, 2) -> {name: (1, R, ...)}
 
 
 def default_chunk(device: torch.device | str) -> int:
     """Rays at once on this kind of device."""
-    return CPU_RAYS if torch.device(device).type == "cpu" else GPU_RAYS
+    return CPU_RAYS * torch.get_num_threads() if torch.device(device).type == "cpu" else GPU_RAYS
 
 
 @torch.no_grad()

@@ -41,11 +41,12 @@ def test_no_graph_is_kept():
     assert not render(lambda camera, uv: {"x": uv[..., 0] * weight}, cameras(), 4, 4)["x"].requires_grad
 
 
-def test_chunks_by_device():
-    assert default_chunk("cpu") == CPU_RAYS < default_chunk("cuda:1") == GPU_RAYS
+def test_chunks_by_device(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert default_chunk("cpu") == 2 * CPU_RAYS < default_chunk("cuda:1") == GPU_RAYS
     asked = []
     render(lambda camera, uv: asked.append(uv.shape[1]) or shoot(camera, uv), cameras(1), 64, 48)
-    assert asked == [CPU_RAYS, 64 * 48 - CPU_RAYS]
+    assert asked == [2 * CPU_RAYS, 64 * 48 - 2 * CPU_RAYS]
 
 
 def test_out_of_memory_halves_and_the_picture_is_the_same():
