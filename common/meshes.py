@@ -5,8 +5,7 @@ Faces turn counter-clockwise seen from outside, so that a closed mesh encloses a
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from common.cameras import Cameras
-from common.chunks import POINTS, in_chunks
+from common.chunks import in_chunks
 from common.errors import InputError
 from common.files import replacing
 from common.raycast import build, first_hits, interpolate
@@ -47,13 +46,6 @@ def marching_cubes(values: Tensor | np.ndarray, level: float, box: Tensor | np.n
         raise InputError(f"no surface at level {level}: the values lie between {values.min():.4g} and {values.max():.4g}")
     index, faces, _, _ = lewiner(values, level, gradient_direction="ascent")
     return Mesh((low + index * (high - low) / (np.array(values.shape) - 1)).astype(np.float32), faces)
-
-
-def paint(mesh: Mesh, color_of: Callable[[Tensor], Tensor], chunk: int = POINTS, device: torch.device | str = "cpu") -> Mesh:
-    """The mesh with its vertices in the colours that color_of(points (P, 3) float32) -> (P, 3) uint8 gives them."""
-    points = torch.as_tensor(mesh.vertices, dtype=torch.float32, device=device)
-    with torch.no_grad():
-        return replace(mesh, colors=in_chunks(color_of, points, chunk=chunk).cpu().numpy())
 
 
 def area(mesh: Mesh) -> float:

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from common.cameras import Cameras
-from common.chunks import POINTS
-from common.meshes import Mesh, marching_cubes, paint
+from common.chunks import POINTS, in_chunks
+from common.meshes import Mesh, marching_cubes, vertex_normals
 from common.rays import unproject
 from common.surfaces import dense_grid, refine_grid
 from sof.cameras import pixel_centers
 from sof.model import SOF
 
 LEVEL = -0.5                                                  # of the published notebooks
+REACH = 0.15                                                  # world units: how far from the surface a march may end to tell what is seen there
 
 
 def background_margin(probabilities: Tensor) -> Tensor:
@@ -66,6 +67,20 @@ def head_volume(model: SOF, scene, camera: Cameras, side: int, slices: int, z_ra
 
 
 def paint_labels(model: SOF, scene, mesh: Mesh, palette: np.ndarray, chunk: int = POINTS, device: torch.device | str = "cpu") -> Mesh:
-    """The mesh of a head with each vertex in the palette's (C, 3) colour of its likeliest class that is not background."""
+    """The mesh of a head with each vertex in the palette's (C, 3) colour of the class that is seen there.
+
+    That is where the march of the ray straight from outside ends, which is where the classifier has learnt; where it ends farther than `REACH`
+    from the vertex, the likeliest class at the vertex itself. Never the background's colour.
+    """
     colors = torch.as_tensor(palette, device=device)
-    return paint(mesh, lambda points: colors[1 + model.field(scene, points[None])[0, :, 1:].argmax(-1)], chunk, device)
+    points = torch.as_tensor(mesh.vertices, dtype=torch.float32, device=device)
+    normals = vertex_normals(points, torch.as_tensor(mesh.faces, dtype=torch.int64, device=device))
+
+    def color(points: Tensor, normals: Tensor) -> Tensor:
+        ends, scores = model.trace(scene, points[None], -normals[None])
+        there = model.field(scene, points[None])
+        near = (ends - points).norm(dim=-1, keepdim=True) < REACH
+        return colors[1 + torch.where(near, scores, there)[0, :, 1:].argmax(-1)]
+
+    with torch.no_grad():
+        return replace(mesh, colors=in_chunks(color, points, normals, chunk=chunk).cpu().numpy())

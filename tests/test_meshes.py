@@ -1,18 +1,24 @@
 """Meshes: closed forms, files that others read, hostile files, pictures whose shape is known."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from common.cameras import Cameras, intrinsics_matrix, orbit
 from common.errors import InputError
-from common.meshes import FORMATS, Mesh, area, largest_component, load, marching_cubes, paint, picture, save, vertex_normals, volume
+from common.meshes import FORMATS, Mesh, area, largest_component, load, marching_cubes, picture, save, vertex_normals, volume
 from common.surfaces import dense_grid
 
 BOX = torch.tensor([[-1.0, -1.2, -0.8], [1.2, 1.0, 1.1]])
 TETRAHEDRON = Mesh(np.float32([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]), np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]]),
                    np.uint8([[255, 0, 0], [0, 255, 0], [0, 0, 255], [10, 20, 30]]))
+
+
+def painted(mesh, color_of):
+    return replace(mesh, colors=color_of(torch.from_numpy(mesh.vertices)).to(torch.uint8).numpy())
 
 
 def ball(radius=0.6, center=(0.1, -0.1, 0.2), resolution=(49, 53, 41)):
@@ -49,11 +55,6 @@ def test_no_surface_is_an_input_error(values):
         marching_cubes(values, 0.0, BOX)
 
 
-def test_paint_asks_for_colors_at_the_vertices():
-    painted = paint(ball(), lambda p: (p > 0).to(torch.uint8) * 255, chunk=100)
-    assert painted.colors.dtype == np.uint8 and np.array_equal(painted.colors, (painted.vertices > 0) * 255)
-
-
 def test_the_largest_component_stays_whole():
     big, small = ball(0.5), ball(0.3)
     both = Mesh(np.concatenate([small.vertices + 5, big.vertices]), np.concatenate([small.faces, big.faces + len(small.vertices)]),
@@ -68,7 +69,7 @@ def test_the_largest_component_stays_whole():
 def test_files_keep_vertices_faces_and_colors(tmp_path, suffix, colored):
     import trimesh
     mesh = ball(resolution=(12, 13, 14))
-    mesh = paint(mesh, lambda p: (100 * p.abs()).to(torch.uint8)) if colored else mesh
+    mesh = painted(mesh, lambda p: (100 * p.abs()).to(torch.uint8)) if colored else mesh
     save(tmp_path / f"mesh{suffix}", mesh)
     again = load(tmp_path / f"mesh{suffix}")
     assert np.allclose(again.vertices, mesh.vertices, atol=1e-7) and np.array_equal(again.faces, mesh.faces)
@@ -126,7 +127,7 @@ def test_truncated_files_are_named(tmp_path, suffix, share):
 
 
 def test_a_picture_shows_the_silhouette_and_the_colors():
-    mesh = paint(ball(0.5, (0.0, 0.0, 0.0)), lambda p: torch.where(p[:, :1] > 0, torch.tensor([200, 30, 30]), torch.tensor([30, 30, 200])).to(torch.uint8))
+    mesh = painted(ball(0.5, (0.0, 0.0, 0.0)), lambda p: torch.where(p[:, :1] > 0, torch.tensor([200, 30, 30]), torch.tensor([30, 30, 200])).to(torch.uint8))
     cameras = Cameras(orbit(torch.tensor([0.0, torch.pi]), torch.zeros(2), 3.0), intrinsics_matrix(0.5).expand(2, 3, 3), orthographic=True)
     front, back = picture(mesh, cameras, 60, 80).astype(int)
     assert front.shape == (60, 80, 3) and (front[0] == 255).all() and (front[-1] == 255).all()

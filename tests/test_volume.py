@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from common.cameras import look_at, project
+from common.meshes import vertex_normals
 from common.meshes import volume as enclosed
 from sof.cameras import pixel_centers, sof_cameras
 from sof.volume import background_margin, head_volume, paint_labels, volume_mesh, voxel_points
@@ -29,7 +30,13 @@ def scores(points):
     return torch.stack([torch.zeros_like(inside), torch.where(points[..., 0] > 0, inside, -99.0), torch.where(points[..., 0] > 0, -99.0, inside)], dim=-1)
 
 
-MODEL = SimpleNamespace(field=lambda scene, points: scores(points).float())
+def trace(scene, points, directions):
+    """A march that ends at once, and for rays that come from above far away, on a class of its own."""
+    down = directions[..., 1:2] < -0.5
+    return points + 9.0 * down, torch.where(down, torch.tensor([0.0, 5.0, 9.0]), scores(points).float().flip(-1).roll(1, -1))
+
+
+MODEL = SimpleNamespace(field=lambda scene, points: scores(points).float(), trace=trace)
 
 
 def test_margin_is_background_less_the_best_other_class():
@@ -70,10 +77,12 @@ def test_coarse_to_fine_is_the_dense_mesh():
     assert np.array_equal(a.vertices, b.vertices) and np.array_equal(a.faces, b.faces)
 
 
-def test_vertices_take_the_colour_of_their_class():
+def test_vertices_take_the_colour_of_what_a_ray_from_outside_sees():
+    """The march says the other half's class; where it ends far away (on top), the field at the vertex is believed."""
     view = camera(True)
     mesh = volume_mesh(head_volume(MODEL, None, view, SIDE, SLICES, Z_RANGE)[0], view, Z_RANGE)
     painted = paint_labels(MODEL, None, mesh, PALETTE)
-    right = mesh.vertices[:, 0] > 0
-    assert np.array_equal(painted.colors[right], np.tile(PALETTE[1], (right.sum(), 1)))
-    assert np.array_equal(painted.colors[~right], np.tile(PALETTE[2], ((~right).sum(), 1)))
+    up = vertex_normals(torch.as_tensor(mesh.vertices), torch.as_tensor(mesh.faces))[:, 1].numpy()
+    own, other = (np.where((mesh.vertices[:, :1] > 0) ^ swap, PALETTE[1], PALETTE[2]) for swap in (False, True))
+    assert np.array_equal(painted.colors[up < 0.45], other[up < 0.45])
+    assert np.array_equal(painted.colors[up > 0.55], own[up > 0.55])
