@@ -52,7 +52,7 @@ def label_maps(model: SOF, codes: Tensor, cameras: Cameras, size: int, side: int
 def sample_ins(model: SOF, mixture: Mixture, count: int, cam2world: Tensor, size: int = 128, seed: int = 0, features: bool = False) -> tuple[Tensor, Tensor]:
     """Label maps of `count` new heads from one camera (4, 4), and their codes (count, C)."""
     codes = mixtures.draw(mixture, count, seed).to(_device(model))
-    return label_maps(model, codes, _cameras(model, cam2world.expand(count, 4, 4)), size, features=features), codes
+    return label_maps(model, codes, cameras_of(model, cam2world.expand(count, 4, 4)), size, features=features), codes
 
 
 def sample_pose(model: SOF, center: Tensor, look_at_point: Tensor, count: int, code: Tensor | None = None, mixture: Mixture | None = None, size: int = 128,
@@ -60,20 +60,21 @@ def sample_pose(model: SOF, center: Tensor, look_at_point: Tensor, count: int, c
     """Label maps of one head, `code` (1, C) or drawn from the mixture, along the spiral, and its poses; 4 * (count // 8) + count // 2 of them."""
     code = mixtures.draw(mixture, 1, seed) if code is None else code
     poses = look_at(*spiral_path(center.double(), look_at_point.double(), radius, count))
-    return label_maps(model, code.to(_device(model)).expand(len(poses), -1), _cameras(model, poses), size, features=features), poses
+    return label_maps(model, code.to(_device(model)).expand(len(poses), -1), cameras_of(model, poses), size, features=features), poses
 
 
 def interp_ins(model: SOF, source: Tensor, target: Tensor, count: int, cam2world: Tensor, size: int = 128, features: bool = False) -> tuple[Tensor, Tensor]:
     """Label maps of `count` codes evenly from `target` to `source` (1, C), as the release orders them, from one camera (4, 4), and the codes."""
     codes = blend(target, source, torch.linspace(0, 1, count)).to(_device(model))
-    return label_maps(model, codes, _cameras(model, cam2world.expand(count, 4, 4)), size, features=features), codes
+    return label_maps(model, codes, cameras_of(model, cam2world.expand(count, 4, 4)), size, features=features), codes
 
 
 def _device(model: SOF) -> torch.device:
     return next(model.parameters()).device
 
 
-def _cameras(model: SOF, cam2world: Tensor) -> Cameras:
+def cameras_of(model: SOF, cam2world: Tensor) -> Cameras:
+    """The released model's cameras at poses (N, 4, 4), of the kind and on the device of a model."""
     return published_cameras(cam2world, orthographic=model.config.orthogonal).move(_device(model))
 
 

@@ -34,4 +34,4 @@ def look_through(volume: Tensor, rgba: Tensor, density: float = 1.0) -> Tensor:
     picture = rgba[volume.long().clamp(0, len(rgba) - 1)]
     opacity = (density * picture[..., 3:]).clamp(0, 1)
     clear = torch.cat([torch.ones_like(opacity[:1]), (1 - opacity).cumprod(dim=0)])
-    return ((opacity * picture[..., :3] * clear[:-1]).sum(dim=0) + clear[-1]).flip(0)
+    return ((opacity * picture[..., :3] * clear[:-1]).sum(dim=0) + clear[-1]).clamp(0, 1).flip(0)
