@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from common.cameras import Cameras
-from common.chunks import POINTS, in_chunks
+from common.chunks import in_chunks
 from common.meshes import Mesh, marching_cubes, vertex_normals
 from common.rays import unproject
+from common.render import default_chunk
 from common.surfaces import dense_grid, refine_grid
 from sof.cameras import pixel_centers
 from sof.model import SOF
@@ -51,8 +52,7 @@ def volume_mesh(volume: Tensor, camera: Cameras, z_range: tuple[float, float], l
     return replace(voxels, vertices=points.cpu().numpy())
 
 
-def head_volume(model: SOF, scene, camera: Cameras, side: int, slices: int, z_range: tuple[float, float], level: float | None = LEVEL,
-                chunk: int = POINTS) -> tuple[Tensor, int]:
+def head_volume(model: SOF, scene, camera: Cameras, side: int, slices: int, z_range: tuple[float, float], level: float | None = LEVEL) -> tuple[Tensor, int]:
     """Background margins (side, side, slices) of one head before one camera, and how many voxels the field was asked for.
 
     From coarse to fine, exact beside the surface at `level`; with level None every voxel is exact.
@@ -62,11 +62,11 @@ def head_volume(model: SOF, scene, camera: Cameras, side: int, slices: int, z_ra
         return background_margin(model.field(scene, points[None])[0].softmax(dim=-1))
 
     box = torch.tensor([[0.0, 0.0, 0.0], [side - 1, side - 1, slices - 1]], device=camera.cam2world.device)
-    shape = (side, side, slices)
+    shape, chunk = (side, side, slices), default_chunk(box.device)
     return dense_grid(margins, box, shape, chunk) if level is None else refine_grid(margins, box, shape, level, chunk=chunk)
 
 
-def paint_labels(model: SOF, scene, mesh: Mesh, palette: np.ndarray, chunk: int = POINTS, device: torch.device | str = "cpu") -> Mesh:
+def paint_labels(model: SOF, scene, mesh: Mesh, palette: np.ndarray, device: torch.device | str = "cpu") -> Mesh:
     """The mesh of a head with each vertex in the palette's (C, 3) colour of the class that is seen there.
 
     That is where the march of the ray straight from outside ends, which is where the classifier has learnt; where it ends farther than `REACH`
@@ -83,4 +83,4 @@ def paint_labels(model: SOF, scene, mesh: Mesh, palette: np.ndarray, chunk: int 
         return colors[1 + torch.where(near, scores, there)[0, :, 1:].argmax(-1)]
 
     with torch.no_grad():
-        return replace(mesh, colors=in_chunks(color, points, normals, chunk=chunk).cpu().numpy())
+        return replace(mesh, colors=in_chunks(color, points, normals, chunk=default_chunk(device)).cpu().numpy())
