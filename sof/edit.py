@@ -72,9 +72,9 @@ def journey(codes: Tensor, count: int, weights: Callable[[int], Tensor] = eased)
 
 def there_and_back(code: Tensor, direction: Tensor, amount: float, count: int) -> Tensor:
     """Codes (count, C): `code` (1, C) plus 0 .. amount .. 0 times `direction` (1, C), eased."""
-    half = eased(count // 2 + 1)
-    weights = torch.cat([half, half.flip(0)[1 + (count % 2 == 0):]]) if count > 1 else half[:1]
-    return code + amount * weights[:count].to(code)[:, None] * direction
+    half = eased((count + 1) // 2)
+    weights = torch.cat([half, half.flip(0)[count % 2:]])
+    return code + amount * weights.to(code)[:, None] * direction
 
 
 # Label maps
