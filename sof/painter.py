@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import count, pairwise, takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import torch
@@ -27,7 +27,7 @@ from common.published import tensors
 
 LABEL_SIDE, ENCODER_SIDE, FIRST_SIDE = 128, 32, 4             # label maps are resized to the first, encoded from the second down to the third
 MODULATED_SIDES = (64, 128, 256)                              # layers that the label map modulates
-MOST_NUMBERS = 2**28                                          # in a painter; the published one has 2^25
+MOST_DOUBLINGS, MOST_NUMBERS = 9, 2**28                       # that a file may ask for; the published painter has 8 and 2^25
 MAPPING_LR = 0.01
 
 
@@ -272,7 +272,7 @@ def load(path: str | Path, split_norm: bool = True) -> Painter:
 def from_state(state: dict[str, Tensor], split_norm: bool, where: str) -> Painter:
     """The painter of a published state dict, with or without the constant blur kernels. Raises InputError naming `where`."""
     config = config_of(state, split_norm, where)
-    with torch.device("meta"):                                # a hostile file's shapes take no memory, ours would
+    with torch.device("meta"):                                # an empty tensor can tell of any width
         numbers = sum(tensor.numel() for tensor in Painter(config).state_dict().values())
     if numbers > MOST_NUMBERS:
         raise InputError(f"{where}: a painter of {numbers} numbers, expected at most {MOST_NUMBERS}")
@@ -289,7 +289,7 @@ def from_state(state: dict[str, Tensor], split_norm: bool, where: str) -> Painte
 def config_of(state: dict[str, Tensor], split_norm: bool, where: str) -> PainterConfig:
     """The configuration that the keys and shapes of a state dict tell. Raises InputError naming `where` if they are not a painter's."""
     try:
-        ups = takewhile(lambda name: name in state, (f"convs.{2 * k}.conv.weight" for k in count()))
+        ups = takewhile(lambda name: name in state, (f"convs.{2 * k}.conv.weight" for k in range(MOST_DOUBLINGS)))
         widths = (state["conv1.conv.weight"].shape[1], *(state[name].shape[1] for name in ups))
         spade = state.get("convs.6.segEncoder.mlp_shared.0.bias", torch.empty(PainterConfig.spade))
         return PainterConfig(

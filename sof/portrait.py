@@ -307,7 +307,7 @@ def at_side(picture: np.ndarray, side: int) -> np.ndarray:
     """A square picture at another side."""
     from PIL import Image
 
-    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
+    return np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
 
 
 if __name__ == "__main__":
