@@ -2,12 +2,13 @@
 
 captures     <id>_<view>.jpg, <id>_<view>.npy {"extrinsics": world2cam 4x4, "intrinsic": 3x3}, segmap/<id>_<view>.png  ->  OUT/<id>/seg_00.png ...
 calibration  <head>/cameras.npy {"extrinsics", "intrinsic", "zRange" of all views}  ->  cam2world.npy, intrinsic.npy, zRange.npy beside it
-zrange       one near and far for all depth maps of a data set, the maps rewritten so that they mean what they meant
+zrange       a copy of a data set whose depth maps all have one near and far and mean what they meant
 cameras      the mean distance, centre and intrinsics of a data set's cameras, and a plot of them
 """
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,16 @@ class CapturesConfig:
 
 @dataclass
 class FolderConfig:
-    """Options of `calibration` and `zrange`."""
+    """Options of `calibration`."""
 
     data_root: str = option(..., "folder with one folder per head")
+
+
+@dataclass
+class RangeConfig(FolderConfig):
+    """Options of `zrange`."""
+
+    out: str = option(..., "folder for the copy")
 
 
 @dataclass
@@ -72,10 +80,10 @@ def calibration(config: FolderConfig) -> None:
     print(f"cameras of {len(folders)} heads in {config.data_root}")
 
 
-def zrange(config: FolderConfig) -> None:
-    """Give all depth maps of a data set one near and far."""
-    near, far = equalise_depth(data.head_folders(config.data_root))
-    print(f"near {near:.4f}, far {far:.4f} for every depth map in {config.data_root}")
+def zrange(config: RangeConfig) -> None:
+    """Copy a data set and give all its depth maps one near and far."""
+    near, far = equalise_depth(data.head_folders(config.data_root), Path(config.out))
+    print(f"near {near:.4f}, far {far:.4f} for every depth map in {config.out}")
 
 
 def cameras(config: CamerasConfig) -> None:
@@ -173,17 +181,20 @@ def _numbers(value, shape: tuple, path: Path, name: str) -> Tensor:
 
 # Depth
 
-def equalise_depth(folders: list[Path]) -> tuple[float, float]:
-    """Rewrite the depth maps of all heads, and their zRange.npy, for the least near and the greatest far of all; that near and far."""
+def equalise_depth(folders: list[Path], out: Path) -> tuple[float, float]:
+    """Copy heads to `out`, their depth maps and zRange.npy for the least near and the greatest far of all; that near and far."""
     views = {folder: data.view_files(folder) for folder in folders}
     ranges = {folder: data.read_z_range(folder, files) for folder, files in views.items()}
     common = np.concatenate(list(ranges.values()))
     near, far = float(common[:, 0].min()), float(common[:, 1].max())
     for folder, files in views.items():
+        if (out / folder.name).resolve() == folder.resolve():
+            raise InputError(f"{out}: the heads stand there already; the copy needs another folder")
+        copy = Path(shutil.copytree(folder, out / folder.name, dirs_exist_ok=True))
         for file, z_range in zip(files, ranges[folder]):
             path = file.with_name(file.name.replace("seg", "depth"))
-            write_png(path, recode_depth(one_channel(read_picture(path), str(path)), z_range, (near, far)))
-        save_npy(folder / "zRange.npy", np.tile([near, far], (len(files), 1)))
+            write_png(copy / path.name, recode_depth(one_channel(read_picture(path), str(path)), z_range, (near, far)))
+        save_npy(copy / "zRange.npy", np.tile([near, far], (len(files), 1)))
     return near, far
 
 
@@ -228,5 +239,5 @@ def save_npy(path: Path, array: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    run_commands({"captures": (captures, CapturesConfig), "calibration": (calibration, FolderConfig), "zrange": (zrange, FolderConfig),
+    run_commands({"captures": (captures, CapturesConfig), "calibration": (calibration, FolderConfig), "zrange": (zrange, RangeConfig),
                   "cameras": (cameras, CamerasConfig)}, __doc__)

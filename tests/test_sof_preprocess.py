@@ -12,7 +12,7 @@ from common.cameras import check_cam2world, orbit
 from common.errors import InputError
 from common.images import read_depth, read_picture, write_png
 from sof import data, plots, preprocess
-from sof.preprocess import CamerasConfig, CapturesConfig, FolderConfig
+from sof.preprocess import CamerasConfig, CapturesConfig, FolderConfig, RangeConfig
 from tests import programs
 
 VIEWS, SIDE = 3, 12
@@ -112,22 +112,25 @@ def test_calibrations(heads):
         preprocess.calibration(FolderConfig(data_root=str(heads / "0")))
 
 
-def test_one_depth_range_keeps_every_depth(heads, capsys):
-    """To half a step of the new range's 255; the background stays background."""
+def test_one_depth_range_keeps_every_depth(heads, tmp_path, capsys):
+    """To half a step of the new range's 255; the background stays background, the original as it is."""
     preprocess.calibration(FolderConfig(data_root=str(heads)))
-    folders = [heads / "0", heads / "1"]
 
-    def depths() -> np.ndarray:
+    def depths(root: Path) -> np.ndarray:
+        folders = [root / "0", root / "1"]
         ranges = [data.read_z_range(folder, data.view_files(folder)) for folder in folders]
         return np.stack([read_depth(folder / f"depth_{view:02d}.png", z_range=r[view]) for folder, r in zip(folders, ranges) for view in range(VIEWS)])
 
-    before = depths()
-    preprocess.zrange(FolderConfig(data_root=str(heads)))
-    after = depths()
-    assert all((data.read_z_range(folder, data.view_files(folder)) == [2.0, 5.0]).all() for folder in folders)
+    before, equal = depths(heads), tmp_path / "equal"
+    for _ in range(2):                                           # again is no harm
+        preprocess.zrange(RangeConfig(data_root=str(heads), out=str(equal)))
+    after = depths(equal)
+    assert (depths(heads) == before).all() and all((data.read_z_range(equal / h, data.view_files(equal / h)) == [2.0, 5.0]).all() for h in "01")
     assert ((after == 0) == (before == 0)).all() and (before == 0).mean() == 0.25
     assert np.abs(after - before).max() <= 3 / 255 / 2 + 1e-5 and np.abs(after - before).max() > 0
     assert "near 2.0000, far 5.0000" in capsys.readouterr().out
+    with pytest.raises(InputError, match="another folder"):
+        preprocess.zrange(RangeConfig(data_root=str(heads), out=str(heads)))
 
 
 def test_cameras_are_summed_up_and_plotted(heads, tmp_path, capsys):
