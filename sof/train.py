@@ -57,7 +57,7 @@ class TrainConfig(RunConfig, ModelConfig, Weights):
     lr_warmup: int = option(0, "steps over which lr rises to its value", low=0)
     rays_per_view: int = option(0, "pixels drawn of each view and step; 0, as published: all of them", low=0)
     class_balance: float = option(0.0, "with rays_per_view, favour edges and rare classes: one of frequency f is drawn as f^(1 - class_balance), 0 to 1", low=0)
-    ray_chunk: int = option(2048, "rays of each view differentiated at once, for memory, not for results; 0: all", low=0, free=True)
+    ray_chunk: int = option(512, "rays of each view differentiated at once, for memory and caches, not for results; GPUs like 4096; 0: all", low=0, free=True)
     checkpoint_path: str = option("", "start from this model: a run folder, a checkpoint of ours or an author's file")
     overwrite_embeddings: bool = option(False, "with checkpoint_path: new codes, for other heads")
     freeze_networks: bool = option(False, "learn the codes alone")
