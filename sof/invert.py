@@ -36,7 +36,6 @@ from sof.model import CODE_STD, SOF
 from sof.predict import predict_labels, truth_above
 from sof.train import class_weights, drawn, whole
 
-SHRINK = 0.1                                                    # share of the mean variance that the prior allows where the trained codes have none
 START_AZIMUTHS = (0.0, 0.6, -0.6)                               # radians: where the cameras of the restarts begin, in turn
 
 
@@ -52,12 +51,12 @@ class InvertConfig:
     label_encoding: str = option("plain", "what the pixels hold: labels, 10 x labels, or the release's guess", choices=ENCODINGS)
     img_sidelength: int = option(128, "side at which label maps are read and rendered, in pixels", low=8)
     opt_cam: bool = option(False, "find the camera of every view too, from a frontal one: direction, zoom and shift")
-    steps: int = option(300, "optimiser steps", low=1)
-    restarts: int = option(1, "starts for each head, of which the best is kept: the mean code, then random ones; with opt_cam from other sides", low=1)
+    steps: int = option(200, "optimiser steps", low=1)
+    restarts: int = option(1, "starts of which each head's best is kept: the mean of the trained codes, then random ones; with opt_cam from other sides", low=1)
     rays_per_view: int = option(1024, "pixels drawn of each view and step, edges and rare classes favoured", low=1)
     class_balance: float = option(0.3, "a pixel of a class of frequency f is drawn as f^(1 - class_balance), 0 to 1", low=0)
     prior: float = option(1.0, "weight of the squared distance from the mean code, in standard deviations of the trained codes", low=0)
-    lr: float = option(0.05, "learning rate of the codes, in those standard deviations", low=0)
+    lr: float = option(0.4, "learning rate of the codes, in those standard deviations", low=0)
     lr_cam: float = option(0.02, "learning rate of the cameras, in radians and shares of the picture", low=0)
     batch_size: int = option(8, "heads fitted at once", low=1)
     pictures: int = option(36, "free views rendered of each head; 0 for none", low=0)
@@ -102,24 +101,25 @@ def trained_codes(sof: SOF, where: str) -> Tensor:
 
 
 def load_views(config: InvertConfig, sof: SOF) -> Views:
-    """All views of the heads. Raises InputError naming the file for one without a head, or with labels that the model does not know."""
+    """All views of the heads. Raises InputError naming the file for labels that the model does not know."""
     same = {"instances": config.sample_instances, "orthographic": sof.config.orthogonal, "encoding": config.label_encoding}
     read = data.load_single_views if data.holds_single_views(config.data) else data.load
     views = read(config.data, config.img_sidelength, **same)
     for file, labels in zip(views.files, views.labels):
         if int(labels.max()) >= sof.config.out_channels:
             raise InputError(f"{file}: label {int(labels.max())}, expected those of the model, 0-{sof.config.out_channels - 1}")
-        if not labels.any():
-            raise InputError(f"{file}: no head in it: every pixel is background (0)")
     return views
 
 
 def chosen(views: Views, count: int) -> tuple[Views, Views]:
-    """The views of each head to invert from, and the others."""
+    """The views of each head to invert from, and the others. Raises InputError naming the file for one of the former without a head in it."""
     forward, take = views.cameras.cam2world[:, :3, 2], torch.zeros(len(views), dtype=torch.bool)
     for head in range(len(views.names)):
         rows = (views.instances == head).nonzero()[:, 0]
         take[rows[spread(forward[rows], count)]] = True
+    empty = (take & ~views.labels.any(dim=1)).nonzero()[:, 0].tolist()
+    if empty:
+        raise InputError(f"{views.files[empty[0]]}: no head in it: every pixel is background (0)")
     return views.pick(take.nonzero()[:, 0]), views.pick((~take).nonzero()[:, 0])
 
 
@@ -135,42 +135,21 @@ def spread(forward: Tensor, count: int) -> list[int]:
 
 # The fit
 
-class GaussianCodes(nn.Module):
-    """An embedding of n codes mean + x L, where L L^T is the covariance of the trained codes (H, D), shrunk towards a multiple of the identity.
-
-    Few trained codes span little of their space; |x|^2 says how unlike them a code is.
-    """
-
-    def __init__(self, trained: Tensor, count: int):
-        super().__init__()
-        centered = trained - trained.mean(dim=0)
-        variance = centered.square().mean().clamp_min(CODE_STD**2)
-        covariance = (1 - SHRINK) * centered.T @ centered / len(trained) + SHRINK * variance * torch.eye(trained.shape[1], device=trained.device)
-        values, vectors = torch.linalg.eigh(covariance)
-        self.mean, self.root = trained.mean(dim=0), vectors * values.sqrt() @ vectors.T
-        self.x = nn.Parameter(trained.new_zeros(count, trained.shape[1]))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Codes (B, D) of rows (B,)."""
-        return self.mean + self.x[rows] @ self.root
-
-
 class FreeCameras(nn.Module):
-    """The cameras of n views, learned from frontal ones as far away as those given: azimuth and elevation of the centre, distance or zoom, shift."""
+    """The cameras of n views, learned from frontal ones as far away as those given: direction and distance of the centre, zoom, shift."""
 
     def __init__(self, given: Cameras, azimuths: Tensor):
         super().__init__()
         self.given = given
-        direction = torch.stack([azimuths.sin(), torch.zeros_like(azimuths), azimuths.cos()], dim=-1)
-        self.direction = nn.Parameter(direction)
+        self.direction = nn.Parameter(torch.stack([azimuths.sin(), torch.zeros_like(azimuths), azimuths.cos()], dim=-1))
         self.frame = nn.Parameter(torch.zeros(len(given), 3, device=azimuths.device))
 
     def forward(self) -> Cameras:
         """The n cameras; they look at (0, 0, 0.1), which their shift brings anywhere."""
         centers = self.direction * self.given.cam2world[:, :3, 3].norm(dim=-1, keepdim=True)
-        zoom, shift, (focal, center) = self.frame[:, :1].exp(), self.frame[:, 1:], (self.given.intrinsics[:, :2, :2], self.given.intrinsics[:, :2, 2])
-        top = torch.cat([focal * zoom[..., None], (center + shift)[..., None]], dim=-1)
-        return learned_cameras(centers, torch.cat([top, self.given.intrinsics[:, 2:]], dim=1), self.given.orthographic)
+        K, zoom, shift = self.given.intrinsics, self.frame[:, :1, None].exp(), self.frame[:, 1:, None]
+        top = torch.cat([K[:, :2, :2] * zoom, K[:, :2, 2:] + shift], dim=-1)
+        return learned_cameras(centers, torch.cat([top, K[:, 2:]], dim=1), self.given.orthographic)
 
 
 def invert(sof: SOF, trained: Tensor, views: Views, config: InvertConfig) -> tuple[Tensor, Cameras]:
@@ -179,23 +158,27 @@ def invert(sof: SOF, trained: Tensor, views: Views, config: InvertConfig) -> tup
     Raises NonFinite if a gradient is not finite.
     """
     heads, generator, device = int(views.instances.max()) + 1, draws.generator(config.seed, 0, "invert"), trained.device
+    mean, deviation = trained.mean(dim=0), (trained - trained.mean(dim=0)).square().mean().sqrt().clamp_min(CODE_STD)
     start = torch.arange(config.restarts).repeat_interleave(len(views))
     tries = views.pick(torch.arange(len(views)).repeat(config.restarts))
     tries = replace(tries, instances=tries.instances + heads * start, cameras=tries.cameras.move(device))
-    codes = freeze(sof, GaussianCodes(trained, heads * config.restarts))
-    codes.x.data[heads:] = torch.randn(codes.x[heads:].shape, generator=generator).to(device)
+    codes = mean.repeat(heads * config.restarts, 1)
+    codes[heads:] += deviation * torch.randn(codes[heads:].shape, generator=generator).to(device)
+    freeze(sof, codes)
     free = FreeCameras(tries.cameras, torch.tensor(START_AZIMUTHS, device=device)[start % len(START_AZIMUTHS)])
     cameras = free if config.opt_cam else lambda: tries.cameras
-    fit(sof, codes, cameras, tries, config, generator)
+    fit(sof, mean, deviation, cameras, tries, config, generator)
     with torch.no_grad():
         tries = replace(tries, cameras=cameras())
         kept = best_try(sof, tries, heads) if config.restarts > 1 else torch.zeros(heads, dtype=torch.int64)
-        return codes(kept * heads + torch.arange(heads)), tries.cameras.pick(kept[views.instances] * len(views) + torch.arange(len(views)))
+        rows, pictures = kept * heads + torch.arange(heads), kept[views.instances] * len(views) + torch.arange(len(views))
+        return sof.latent_codes.weight[rows], tries.cameras.pick(pictures)
 
 
-def fit(sof: SOF, codes: GaussianCodes, cameras: Callable[[], Cameras], views: Views, config: InvertConfig, generator: torch.Generator) -> None:
+def fit(sof: SOF, mean: Tensor, deviation: Tensor, cameras: Callable[[], Cameras], views: Views, config: InvertConfig, generator: torch.Generator) -> None:
     """Adam on the codes, and on the cameras if those learn, for the class loss of drawn pixels and the prior, by a cosine down to 0."""
-    groups = [{"params": [codes.x], "lr": config.lr}]
+    codes = sof.latent_codes.weight
+    groups = [{"params": [codes], "lr": config.lr * float(deviation)}]
     if isinstance(cameras, FreeCameras):
         groups.append({"params": list(cameras.parameters()), "lr": config.lr_cam})
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
@@ -204,12 +187,19 @@ def fit(sof: SOF, codes: GaussianCodes, cameras: Callable[[], Cameras], views: V
     for _ in tqdm(range(config.steps), "inverting", leave=False, disable=None):
         rays = pixels if sof.whole_pictures else drawn(pixels, views.side, likely, config.rays_per_view, True, generator)
         optimizer.zero_grad()
-        backward(sof, replace(rays.to(codes.x.device), cameras=cameras()), weights)
-        (config.prior * codes.x.square().mean()).backward()
+        backward(sof, replace(rays.to(codes.device), cameras=cameras()), weights)
+        (config.prior * ((codes - mean) / deviation).square().mean()).backward()
         if not all(leaf.grad.isfinite().all() for group in groups for leaf in group["params"]):
             raise NonFinite("a gradient of the inversion is not finite")
         optimizer.step()
         schedule.step()
+
+
+def freeze(sof: SOF, codes: Tensor) -> None:
+    """Make `codes` (n, D) the embedding that learns, wherever the model's codes came from, and hold its networks still."""
+    sof.config = replace(sof.config, opt_cam=False, use_encoder=False)
+    sof.key_frames, sof.latent_codes = (), nn.Embedding.from_pretrained(codes, freeze=False)
+    sof.eval().learn_networks(False)
 
 
 def best_try(sof: SOF, tries: Views, heads: int) -> Tensor:
@@ -222,14 +212,6 @@ def miou(sof: SOF, predicted: Tensor, views: Views, head: int) -> float:
     """The mean IoU of one head's views; NaN without any."""
     mine = views.instances == head
     return mean_iou(confusion_matrix(predicted[mine], views.labels[mine], sof.config.out_channels))
-
-
-def freeze(sof: SOF, codes: nn.Module) -> nn.Module:
-    """Make `codes` the embedding of the model, wherever its codes came from, and hold its networks still."""
-    sof.config = replace(sof.config, opt_cam=False, use_encoder=False)
-    sof.key_frames, sof.latent_codes = (), codes
-    sof.eval().learn_networks(False)
-    return codes
 
 
 # What was found
