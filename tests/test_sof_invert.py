@@ -141,6 +141,21 @@ def test_more_starts_and_free_cameras(seen_again):
     assert codes.shape == (3, 16) and len(cameras) == 3
 
 
+@pytest.mark.parametrize("options", [
+    {"renderer": "Deepvoxels", "unet_levels": 1}, {"renderer": "ImAE"}, {"marcher": "lstm", "orthogonal": False}, {"use_encoder": True}, {"opt_cam": True},
+], ids=str)
+def test_models_of_every_kind_are_inverted(options, heads):
+    """Their networks stay as they are; the codes are learned one by one wherever the model's own came from."""
+    sof = model.SOF(model.ModelConfig(**{"embedding_size": 4, "feat_dim": 8, "tracing_steps": 2, "orthogonal": True, **options}), 2)
+    views = data.load(heads, ellipsoids.SIDE, observations="3-4", orthographic=sof.config.orthogonal)
+    networks = {key: value.clone() for key, value in sof.state_dict().items() if not key.startswith(("latent_codes", "mapping_fn", "face_params"))}
+    trained = trained_codes(sof, "model")
+    codes, cameras = invert(sof, trained, views, InvertConfig(checkpoint="", data="", out="", **{**FAST, "steps": 2, "restarts": 2}))
+    assert codes.shape == (3, 4) and codes.isfinite().all() and not torch.isclose(codes, trained.mean(0)).any()
+    assert torch.equal(cameras.cam2world, views.cameras.cam2world)
+    assert all(torch.equal(value, sof.state_dict()[key]) for key, value in networks.items())
+
+
 # --- as a user runs it --------------------------------------------------------------------------------------------------------------------
 
 def test_one_label_map_gives_code_camera_views_and_mesh(trained, heads, tmp_path):
