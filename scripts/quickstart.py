@@ -101,7 +101,7 @@ def write_page(out: Path, figures: dict, done: dict) -> None:
     measured = {"unseen views": column(lines, "val/mIoU"), "as the release logs it": column(lines, "val/mIoU_published")}
     report.curve_plot(out / "miou.png", measured, "step", "mIoU")
     report.curve_plot(out / "loss.png", {"class loss": column(lines, "class")}, "step", "loss", log_y=True)
-    minutes = round(sum(figures["seconds"].values()) / 60, 1)
+    minutes = f"{sum(figures['seconds'].values()) / 60:.1f}"
     subtitle = (f"{figures['heads_unseen']} heads, {figures['views_unseen'] // figures['heads_unseen']} unseen cameras each, {figures['side']} px, "
                 f"on {figures['hardware']['cores']} cores of {figures['hardware']['cpu']}")
     facts = {"mIoU, unseen views": figures["miou_unseen"], "mIoU, seen views": figures["miou_seen"], "classes": figures["classes_unseen"], "minutes": minutes}
