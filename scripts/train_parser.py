@@ -1,6 +1,6 @@
 """Train the small face parser on people: pictures to label maps, the offline yardstick of what the methods make.
 
-    python scripts/make_people.py heads --count 200 --views 4 --samples 2 --out data/people_parser
+    python scripts/make_people.py heads --count 160 --views 4 --samples 2 --out data/people_parser
     python scripts/train_parser.py train -c configs/common/people_parser.yml
     python scripts/train_parser.py export --checkpoint log/people_parser --target people_parser.safetensors
     python scripts/train_parser.py eval --checkpoint people_parser.safetensors --data_root data/people_parser
