@@ -17,6 +17,7 @@ from sof.data import parse_intrinsics, scale_intrinsics
 from sof.losses import Rays, Weights, backward, behind_loss, class_loss, depth_loss, image_loss, scaled
 from sof.metrics import logged_miou, notebook_miou, style_filter_miou
 from sof.model import SOF, ModelConfig, StepMLP, resize_scores, sphere_start
+from sof.renderers import halvings
 from sof.volume import volume_mesh
 
 MARCH_NOISE = 0.01                                              # world units per standard normal, as published
@@ -40,6 +41,7 @@ def network(config: dict, params: dict[str, Tensor]) -> SOF:
         embedding_size=config["latent_dim"], feat_dim=config["hidden_dim"], phi_layers=config["phi_layers"],
         rendering_layers=config["rendering_layers"], out_channels=config["out_channels"], tracing_steps=config["march_steps"],
         sphere_radius=config["sphere_radius"], orthogonal=config["orthogonal"], opt_cam=config["opt_cam"], published_camera=True,
+        renderer=config["renderer"], unet_levels=halvings(config["img_sidelength"]), published_imae=True,
     )
     return filled(SOF(sizes, config["num_instances"]), params)
 
@@ -52,7 +54,7 @@ def views(config: dict, inputs: dict[str, Tensor]) -> tuple[Cameras, Tensor]:
 @torch.no_grad()
 def render(config: dict, params: dict, inputs: dict) -> dict:
     inputs, model = tensors(inputs), network(config, tensors(params))
-    codes = inputs["z"] if "z" in inputs else model.latent_codes(inputs["instance_idx"])
+    codes = inputs["z"] if "z" in inputs else model.split_codes(model.codes(inputs["instance_idx"]))[1]
     (cameras, uv), scene = views(config, inputs), model.scene(codes)
     points, scores = model.trace(scene, *camera_rays(cameras, uv))
     if config["output_sidelength"] != config["img_sidelength"]:
@@ -115,7 +117,7 @@ def geometry(config: dict, params: dict, inputs: dict) -> dict:
     for suffix, variant in config["variants"].items():
         cameras = sof_cameras(inputs["cam2world"], inputs["intrinsics"], config["grid"], variant["orthogonal"])
         world, (_, directions) = unproject(cameras, uv, inputs["depth"]), camera_rays(cameras, uv)
-        start = sphere_start(unproject(cameras, uv, config["initial_depth"]), directions, config["sphere_radius"])
+        start = sphere_start(unproject(cameras, uv, config["initial_depth"]), directions, config["sphere_radius"], tuple(config["sphere_centre"]))
         side = int(inputs["uv"].shape[1] ** 0.5)
         result |= {
             f"ray_dirs{suffix}": directions, f"world{suffix}": world, f"depth_back{suffix}": z_depth(cameras, world),
