@@ -60,6 +60,7 @@ class ModelConfig:
 
 
 NAMES = {field.name for field in fields(ModelConfig)}
+FIXED = ("tracing_steps", "sphere_radius")                     # what the release never varies
 
 
 class StepMLP(nn.Module):
@@ -277,7 +278,14 @@ def _skeleton(config: ModelConfig, heads: int, animated: int, key_frames: tuple[
 
 
 def export_published(model: SOF, path: str | Path) -> None:
-    """Write the release's container, torch.save of {"model": state dict}, for programs that read the original's files."""
+    """Write the release's container, torch.save of {"model": state dict}, for programs that read the original's files.
+
+    Raises InputError for a model that the release's fixed march (10 steps from a sphere of 1.5) would show otherwise: the container holds weights alone.
+    """
+    released, ours = ModelConfig(), model.config
+    lost = [f"{name} {getattr(ours, name)} (there {getattr(released, name)})" for name in FIXED if getattr(ours, name) != getattr(released, name)]
+    if lost:
+        raise InputError(f"{path}: the release's container has no room for {', '.join(lost)}; write a .safetensors")
     state = {key: value.cpu() for key, value in model.state_dict().items() if key != "face_params"}
     with replacing(path) as temporary:
         torch.save({"model": state | {second: state[key] for second, key in aliases(state).items()}}, temporary)

@@ -12,7 +12,7 @@ from torch import nn
 from common import checkpoint
 from common.errors import InputError
 from scripts.convert import ConvertConfig, main
-from sof.model import SOF, ModelConfig
+from sof.model import SOF, ModelConfig, export_published
 from tests.foreign import torch_bytes
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "convert.py"
@@ -34,6 +34,14 @@ def model() -> SOF:
 
 def run(*args, folder: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, SCRIPT, *map(str, args)], cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("option", [{"tracing_steps": 4}, {"sphere_radius": 1.0}])
+def test_the_published_container_refuses_what_it_would_lose(tmp_path, option):
+    sof = SOF(ModelConfig(embedding_size=8, feat_dim=16, **option), 2)
+    with pytest.raises(InputError, match=next(iter(option))):
+        export_published(sof, tmp_path / "a.pth")
+    assert not list(tmp_path.iterdir())
 
 
 def test_as_a_user_runs_it(tmp_path, model):

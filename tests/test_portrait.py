@@ -30,7 +30,7 @@ def files(tmp_path_factory) -> Path:
     torch.manual_seed(3)
     torch.save({"g_ema": Painter(PainterConfig((8, 8, 8, 8), style_dim=16, mapping_layers=2, encoder=(4, 6, 8))).state_dict()}, root / "generator.pt")
     torch.save(BiSeNet(width=4).state_dict(), root / "segNet.pth")
-    export_published(SOF(ModelConfig(embedding_size=8, feat_dim=16, tracing_steps=2), heads=2), root / "sof.pth")
+    export_published(SOF(ModelConfig(embedding_size=8, feat_dim=16), heads=2), root / "sof.pth")
     labels = np.zeros((64, 64), np.uint8)
     labels[20:, 16:48] = 1
     write_png(root / "head" / "seg_01.png", labels)

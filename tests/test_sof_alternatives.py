@@ -21,7 +21,7 @@ from sof.srn import LSTMMarcher
 from tests import programs
 from tests.conftest import TINY, flags
 
-SMALL = {"embedding_size": 6, "feat_dim": 12, "out_channels": 5, "tracing_steps": 3, "orthogonal": True}
+SMALL = {"embedding_size": 6, "feat_dim": 12, "out_channels": 5, "orthogonal": True}
 VARIANTS = {
     "FC": {}, "ImAE": {"renderer": "ImAE", "published_imae": True}, "Deepvoxels": {"renderer": "Deepvoxels", "unet_levels": 3},
     "lstm": {"marcher": "lstm", "orthogonal": False}, "encoder": {"use_encoder": True, "encoder_size": 7},
