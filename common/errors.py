@@ -1,16 +1,17 @@
 """How a program ends other than well: whose fault it is decides the exit code.
 
 A user's mistake is one clear line and exit code 2, non-finite training 3, a preempted run 75 (a Slurm script requeues it);
-any other exception is a bug and keeps its traceback.
+Ctrl-C 130; any other exception is a bug and keeps its traceback.
 """
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-BAD_INPUT, NON_FINITE, PREEMPTED = 2, 3, 75
+BAD_INPUT, NON_FINITE, PREEMPTED, INTERRUPTED = 2, 3, 75, 130
 _ENVIRONMENT = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
     errno.ENAMETOOLONG, errno.EMFILE,
@@ -40,6 +41,11 @@ def exit_codes() -> Iterator[None]:
         _leave(f"stopped: {error}", NON_FINITE)
     except Preempted as error:
         _leave(f"preempted: {error}", PREEMPTED)
+    except KeyboardInterrupt:
+        _leave("interrupted", INTERRUPTED)
+    except BrokenPipeError:                                     # whoever read our output has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(INTERRUPTED)
     except OSError as error:
         if error.errno not in _ENVIRONMENT:
             raise

@@ -51,9 +51,10 @@ def main(config: QuickstartConfig) -> None:
     """Run what is not done, write summary.json and the page, and say where to look."""
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    done = read_json(out / "stages.json", {})
+    done, anew = read_json(out / "stages.json", {}), False
     for name, command in stages(config).items():
-        if done.get(name, {}).get("command") == command:
+        anew = anew or done.get(name, {}).get("command") != command         # what comes after a stage that runs is no longer done
+        if not anew:
             print(f"{name}: done")
             continue
         done[name] = run_stage(name, command)
