@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def place(tmp_path) -> Path:
     """A project's root with two heads, the fakes, and an interpreter where set-up puts it."""
     for name in ("sof", "configs", "scripts"):
         (tmp_path / name).symlink_to(ROOT / name)
-    for path, lines in {**{f"bin/{name}": lines for name, lines in FAKES.items()}, ".venv/bin/python": f'exec {sys.executable} "$@"\n'}.items():
+    for path, lines in {**{f"bin/{name}": lines for name, lines in FAKES.items()}, ".venv/bin/python": f'exec {shlex.quote(sys.executable)} "$@"\n'}.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("#!/usr/bin/env bash\n" + lines)
         (tmp_path / path).chmod(0o755)
