@@ -18,6 +18,7 @@ A method's published convention is converted at that method's edge, with the fun
 """
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor
 from common.errors import InputError
 
 ORTHONORMAL_TOLERANCE = 1e-3
+POLE = 1e-5                                                   # how near to the poles pi-GAN's pitch may come, radians
 FLIP_YZ = (1.0, -1.0, -1.0, 1.0)                              # OpenGL axes (y up, z backwards) <-> OpenCV axes
 
 
@@ -160,3 +162,33 @@ def eg3d_label(cameras: Cameras) -> Tensor:
 def from_eg3d_label(label: Tensor) -> Cameras:
     """The pinhole cameras of EG3D's labels (N, 25)."""
     return Cameras(label[:, :16].reshape(-1, 4, 4), label[:, 16:25].reshape(-1, 3, 3))
+
+
+# --- pi-GAN: cameras on the unit sphere that look at its centre, by angles [pitch, yaw] in radians; pitch from +y, frontal (0, 0, 1) at (pi/2, pi/2) -------
+
+def pigan_cam2world(angles: Tensor) -> Tensor:
+    """cam2world (N, 4, 4) of [pitch, yaw] (N, 2): centre (sin p cos y, cos p, sin p sin y), pitch held 1e-5 from the poles; a growing yaw moves towards -x."""
+    pitch, yaw = angles[:, 0].clamp(POLE, math.pi - POLE), angles[:, 1]
+    centers = torch.stack([pitch.sin() * yaw.cos(), pitch.cos(), pitch.sin() * yaw.sin()], dim=-1)
+    return look_at(centers, torch.zeros_like(centers))
+
+
+def pigan_angles(cam2world: Tensor) -> Tensor:
+    """[pitch, yaw] (N, 2) of the way that cameras (N, 4, 4) look, whatever point they turn about; the inverse of `pigan_cam2world`, yaw in (-pi, pi]."""
+    x, y, z = (-cam2world[:, :3, 2]).unbind(-1)
+    return torch.stack([torch.atan2(torch.hypot(x, z), y), torch.atan2(z, x)], dim=-1)
+
+
+def pigan_intrinsics(fov_degrees: Tensor | float, width: int, height: int | None = None) -> Tensor:
+    """Intrinsics (..., 3, 3) whose field of view (...), one for both axes, ends at the CENTRES of the first and last pixel: fx = (W - 1) / (2 W tan(fov/2))."""
+    fov = torch.as_tensor(fov_degrees, dtype=torch.float64)
+    matrix = intrinsics_matrix(0.5 / (fov.deg2rad() / 2).tan(), dtype=torch.float64)
+    matrix[..., 0, 0] *= 1 - 1 / width
+    matrix[..., 1, 1] *= 1 - 1 / (height or width)
+    return matrix
+
+
+def pigan_cameras(angles: Tensor, fov_degrees: Tensor | float, width: int, height: int | None = None) -> Cameras:
+    """N cameras at [pitch, yaw] (N, 2); with `rays.pixel_grid` of that size, `rays.camera_rays` gives pi-GAN's rays, row by row from the top left."""
+    intrinsics = pigan_intrinsics(fov_degrees, width, height).to(angles)
+    return Cameras(pigan_cam2world(angles), intrinsics.expand(len(angles), 3, 3))

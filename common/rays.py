@@ -42,3 +42,23 @@ def camera_rays(cameras: Cameras, uv: Tensor) -> tuple[Tensor, Tensor]:
 def z_depth(cameras: Cameras, points: Tensor) -> Tensor:
     """Camera z (N, P, 1) of world points (N, P, 3)."""
     return ((points - cameras.cam2world[:, None, :3, 3]) * cameras.cam2world[:, None, :3, 2]).sum(-1, keepdim=True)
+
+
+def jitter(depths: Tensor, u: Tensor) -> Tensor:
+    """Depths (..., S), evenly spaced, each moved by (u - 0.5) spacings of its ray; u (..., S) in [0, 1), or what broadcasts to it. Not sorted again."""
+    return depths + (u - 0.5) * (depths[..., 1:2] - depths[..., :1])
+
+
+@torch.no_grad()
+def importance(bins: Tensor, weights: Tensor, u: Tensor, eps: float = 1e-5) -> Tensor:
+    """Depths (..., K), in the order of u, distributed as the weights (..., M) of the bins between edges (..., M + 1): the inverse CDF at u (..., K) in [0, 1].
+
+    NeRF's hierarchical sampling (Mildenhall et al. 2020, section 5.2). `eps` is added to every weight, and a bin of less mass counts as one edge.
+    """
+    weights = weights + eps
+    cdf = torch.cat([torch.zeros_like(weights[..., :1]), (weights / weights.sum(-1, keepdim=True)).cumsum(-1)], dim=-1)
+    above = torch.searchsorted(cdf, u.contiguous())
+    below, above = (above - 1).clamp(min=0), above.clamp(max=weights.shape[-1])
+    low, mass = cdf.gather(-1, below), cdf.gather(-1, above) - cdf.gather(-1, below)
+    start, end = bins.gather(-1, below), bins.gather(-1, above)
+    return start + (u - low) / torch.where(mass < eps, 1.0, mass) * (end - start)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common.cameras import Cameras, look_at, project
-from common.rays import camera_rays, pixel_grid, unproject, z_depth
+from common.rays import camera_rays, importance, jitter, pixel_grid, unproject, z_depth
 
 
 def cameras(orthographic, n=3):
@@ -64,3 +64,26 @@ def test_a_camera_can_be_learnt_through_its_rays():
         return camera_rays(Cameras(pose, torch.eye(3, dtype=torch.float64)[None]), pixel_grid(2, 2, dtype=torch.float64)[None])[1]
 
     assert torch.autograd.gradcheck(directions, torch.tensor([0.4, 0.3, 2.0], dtype=torch.float64, requires_grad=True))
+
+
+def test_jitter_stays_within_half_a_spacing():
+    depths = torch.linspace(0.8, 1.2, 5, dtype=torch.float64).expand(2, 7, 5)
+    assert torch.allclose(jitter(depths, torch.full((2, 7, 5), 0.5, dtype=torch.float64)), depths)
+    moved = jitter(depths, torch.rand(2, 1, 5, dtype=torch.float64))                       # one draw for all rays of a camera
+    assert ((moved - depths).abs() <= 0.05 + 1e-12).all() and torch.equal(moved[:, 0], moved[:, 6])
+
+
+def test_importance_inverts_the_cdf():
+    edges = torch.tensor([0.0, 1.0, 3.0, 4.0], dtype=torch.float64).expand(2, 4)
+    weights = torch.tensor([[1.0, 0.0, 3.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    samples = importance(edges, weights, torch.tensor([[0.9, 0.125, 0.625, 1.0]] * 2, dtype=torch.float64))
+    assert samples[0].tolist() == pytest.approx([3 + 0.65 / 0.75, 0.5, 3.5, 4.0], abs=1e-4)   # in the order of u
+    assert samples[1].tolist() == pytest.approx([3.7, 0.375, 1 + 2 * 0.875, 4.0])             # no weight at all: every bin alike
+
+
+def test_importance_draws_bins_by_their_weight():
+    weights = torch.rand(6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    edges = torch.rand(7, generator=torch.Generator().manual_seed(1), dtype=torch.float64).cumsum(0)
+    samples = importance(edges[None], weights[None], torch.linspace(0, 1, 100_001, dtype=torch.float64)[None])[0]
+    shares = torch.histc(torch.bucketize(samples, edges[1:-1]).double(), 6, 0, 5) / len(samples)
+    assert torch.allclose(shares, weights / weights.sum(), atol=1e-4)
