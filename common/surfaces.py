@@ -1,4 +1,4 @@
-"""Grids of a field's values, for marching cubes and for volumes: everywhere, or from coarse to fine only where the surface passes.
+"""Surfaces of fields: grids of values for marching cubes and volumes, from coarse to fine only where the surface passes; first crossings on rays.
 
 A box is (2, 3), its lower and upper corner; its dtype and device are the grid's. A grid of `resolution` (X, Y, Z) points includes both
 corners; values[i, j, k] belong to the point (x_i, y_j, z_k). A point is inside where its value is above the level.
@@ -134,3 +134,49 @@ def _corners(cells: Tensor) -> Tensor:
         padded = torch.nn.functional.pad(cells, [p for a in (2, 1, 0) for p in ((2, 2) if a == axis else (0, 0))])
         cells = padded.narrow(axis, 0, n) | padded.narrow(axis, 1, n) | padded.narrow(axis, 2, n) | padded.narrow(axis, 3, n)
     return cells
+
+
+# The first crossing on rays
+
+def first_crossing(values: Tensor) -> tuple[Tensor, Tensor]:
+    """(index k, hit), both (...), of the first change of sign along samples (..., S): between k and k + 1; negative is outside.
+
+    A hit begins outside, and its first change goes from outside to inside; an exact zero makes no change (GOF, sec. 3.1).
+    """
+    count = values.shape[-1]
+    change = (values[..., :-1] * values[..., 1:]).sign()
+    rank = torch.arange(count, 1, -1, device=values.device)
+    cost, index = (change * rank).min(dim=-1)
+    start = values.gather(-1, index[..., None])[..., 0]
+    return index, (cost < 0) & (start < 0) & (values[..., 0] < 0)
+
+
+def find_root(value_at: Field, low: Tensor, high: Tensor, value_low: Tensor, value_high: Tensor, steps: int, method: str = "secant") -> Tensor:
+    """Where value_at(t (...)) -> (...) crosses zero between low (outside, negative) and high: `steps` evaluations of regula falsi or bisection."""
+    guess = {"secant": _falsi, "bisection": lambda low, high, *_: (low + high) / 2}[method]
+    for _ in range(steps):
+        middle = guess(low, high, value_low, value_high)
+        value = value_at(middle)
+        outside = value < 0
+        low, value_low = torch.where(outside, middle, low), torch.where(outside, value, value_low)
+        high, value_high = torch.where(outside, high, middle), torch.where(outside, value_high, value)
+    return guess(low, high, value_low, value_high)
+
+
+def _falsi(low: Tensor, high: Tensor, value_low: Tensor, value_high: Tensor) -> Tensor:
+    """Where the chord is zero; the middle where it is level."""
+    rise = value_high - value_low
+    level = rise == 0
+    return torch.where(level, (low + high) / 2, low - value_low * (high - low) / rise.masked_fill(level, 1.0))
+
+
+def interval_around(center: Tensor, hit: Tensor, half_width: float, near: float, far: float, count: int) -> Tensor:
+    """`count` depths (..., count) over [center - half_width, center + half_width], moved into [near, far]; over all of [near, far] without a hit.
+
+    center and hit (...). The lower end is moved first, then the upper one, as published.
+    """
+    low = (center - half_width).clamp_min(near)
+    low = torch.where(low + 2 * half_width > far, far - 2 * half_width, low)
+    low = torch.where(hit, low, near)
+    width = torch.where(hit, 2 * half_width, far - near)
+    return low[..., None] + width[..., None] * torch.linspace(0, 1, count, dtype=center.dtype, device=center.device)
