@@ -18,7 +18,7 @@ CLOTH = (
     (0.06, 0.06, 0.07), (0.62, 0.36, 0.04), (0.26, 0.08, 0.28), (0.10, 0.33, 0.42))
 GENEROUS = {"mouth-upperlip-height-incr": 0.5, "mouth-lowerlip-height-incr": 0.4, "mouth-upperlip-volume-incr": 0.3, "mouth-scale-horiz-incr": 0.25,
             **{f"{side}-eye-{part}-incr": more for side in "lr" for part, more in (("scale", 0.85), ("height1", 0.4), ("height2", 0.8), ("height3", 0.4))}}
-PURPOSES = ("person", "size", "hair", "views")
+PURPOSES = ("person", "size", "hair", "views", "pose", "outfit")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,25 @@
+"""Adapters of the golden kinds of Geo-PIFu's data: sampling, meshes to pictures, voxels and queries, and the measures."""
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from geopifu import sampling as samplers
+
+
+def sampling(config: dict, params: dict, inputs: dict) -> dict:
+    inputs = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()}
+    stretch = torch.tensor([config["xz_scale"], 1.0, config["xz_scale"]])[:, None]
+    projected = samplers.project(inputs["points"], inputs["calibs"])
+    result = {
+        "index": samplers.sample_picture(inputs["feat2"], inputs["uv"]),
+        "multi": samplers.sample_volume(inputs["feat3"], inputs["xyz"] * stretch, inputs["displacments"]),
+        "index_3d_published_bug": samplers.sample_volume_swapped(inputs["feat3"], inputs["xyz_inside"] * stretch),
+        "projected": projected,
+        "z_feat": samplers.depth_feature(projected, config["loadSize"], config["z_size"]),
+        "perspective": samplers.project_perspective(inputs["perspective_points"], inputs["perspective_calib"]),
+    }
+    return {name: value.numpy() for name, value in result.items()}
+
+
+ADAPTERS = {"geopifu.sampling": sampling}
