@@ -1,7 +1,8 @@
 """Where query points fall in a picture's and a volume's features: projection, bilinear and trilinear samples, the depth feature.
 
-Coordinates are calibrated (see ``geopifu.geometry``): x and y in [-1, 1] span a picture's features from the first to the last pixel centre;
-a volume's features lie in the view's own frame, its x and z, which end at 2/3, stretched by 1.5 to [-1, 1].
+Coordinates are calibrated (see ``geopifu.geometry``): x and y in [-1, 1] span a picture, a volume's features lie in the view's own frame, its x and z,
+which end at 2/3, stretched by 1.5 to [-1, 1]. With `align_corners`, as the release has it, -1 and 1 are the centres of the first and the last pixel
+or voxel; without, where they truly are, the outer borders of those.
 """
 from __future__ import annotations
 
@@ -34,10 +35,10 @@ def depth_feature(projected: Tensor, load_size: int = 512, z_size: float = 200.0
     return projected[:, 2:] * (load_size // 2 / z_size)
 
 
-def sample_picture(features: Tensor, xy: Tensor) -> Tensor:
+def sample_picture(features: Tensor, xy: Tensor, align_corners: bool = True) -> Tensor:
     """Bilinear samples (B, C, N) of features (B, C, H, W) at calibrated xy (B, 2, N), zero outside."""
     grid = xy.transpose(1, 2)[:, :, None]
-    return grid_sample(features, grid, mode="bilinear", padding_mode="zeros", align_corners=True)[..., 0]
+    return grid_sample(features, grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)[..., 0]
 
 
 def volume_points(projected: Tensor) -> Tensor:
@@ -51,7 +52,7 @@ def displacements(distance: float = DISPLACEMENT) -> Tensor:
     return torch.cat([torch.zeros(1, 3), steps])
 
 
-def sample_volume(features: Tensor, xyz: Tensor, offsets: Tensor | None = None) -> Tensor:
+def sample_volume(features: Tensor, xyz: Tensor, offsets: Tensor | None = None, align_corners: bool = True) -> Tensor:
     """Trilinear samples (B, C K, N) of features (B, C, D, H, W) at volume points xyz (B, 3, N) plus each of the offsets (K, 3), zero outside.
 
     Channel c K + k is feature c at offset k; without offsets K = 1.
@@ -59,7 +60,7 @@ def sample_volume(features: Tensor, xyz: Tensor, offsets: Tensor | None = None) 
     grid = xyz.transpose(1, 2)[:, :, None, None]
     if offsets is not None:
         grid = grid + offsets.to(xyz)[:, None]
-    samples = grid_sample(features, grid, mode="bilinear", padding_mode="zeros", align_corners=True)       # (B, C, N, K, 1)
+    samples = grid_sample(features, grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)       # (B, C, N, K, 1)
     return samples[..., 0].transpose(2, 3).flatten(1, 2)
 
 
