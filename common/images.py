@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from common.labels import SOF_LABELS, check_range, relabel
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM", "TIFF")
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff"}
 MODES = {"L": "8-bit gray", "RGB": "RGB", "RGBA": "RGBA"}
+RGB_MODES = MODES | {"LA": "gray with alpha", "P": "palette", "1": "black and white", "CMYK": "CMYK"}
 MAX_PIXELS = 2 ** 26                                          # 8192 x 8192
 MAX_PICTURE_BYTES, MAX_JSON_BYTES = 2 ** 28, 2 ** 30          # of one member of a zip, unpacked
 ENCODINGS = ("plain", "times10", "auto_published")
@@ -34,15 +35,32 @@ ENCODINGS = ("plain", "times10", "auto_published")
 
 def decode_picture(data: bytes, where: str) -> np.ndarray:
     """The uint8 picture (H, W), (H, W, 3) or (H, W, 4) in the bytes of a PNG, JPEG, WebP, BMP, PPM or TIFF file; InputError names `where`."""
+    with _opening(data, where, MODES) as image:
+        return np.array(image)
+
+
+def decode_rgb(data: bytes, where: str) -> np.ndarray:
+    """The same in RGB (H, W, 3): gray three times, palettes and CMYK as their colours, whatever is transparent over white."""
+    from PIL import Image
+    with _opening(data, where, RGB_MODES) as image:
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return np.array(image.convert("RGB"))
+
+
+@contextmanager
+def _opening(data: bytes, where: str, modes: dict[str, str]) -> Iterator:
+    """A picture file, checked before its pixels are read."""
     from PIL import Image
     with _decoding(where, "a whole picture file (PNG, JPEG, WebP, BMP, PPM, TIFF)"):
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise InputError(f"{where}: {image.width}x{image.height} is larger than {MAX_PIXELS} pixels")
-        if image.mode not in MODES:
-            raise InputError(f"{where}: pixels of mode {image.mode!r}, expected {', '.join(MODES.values())}")
+        if image.mode not in modes:
+            raise InputError(f"{where}: pixels of mode {image.mode!r}, expected {', '.join(modes.values())}")
         image.verify()                                        # checksums: decoding alone lets damaged rows pass
-        return np.array(Image.open(io.BytesIO(data), formats=FORMATS))
+        yield Image.open(io.BytesIO(data), formats=FORMATS)
 
 
 def read_picture(path: str | Path) -> np.ndarray:
@@ -155,7 +173,12 @@ class ImageFolder:
 
     def read(self, i: int) -> np.ndarray:
         """Picture i, uint8 (H, W, C) or (H, W)."""
-        return decode_picture(_read_member(self.path, self.names[i], MAX_PICTURE_BYTES), f"{self.path}/{self.names[i]}")
+        return decode_picture(self.read_bytes(i), f"{self.path}/{self.names[i]}")
+
+    def read_bytes(self, i: int, suffix: str | None = None) -> bytes:
+        """The file of picture i, or the one beside it of its name and another suffix, as 00009/view_00.npz beside 00009/view_00.png."""
+        name = self.names[i] if suffix is None else PurePosixPath(self.names[i]).with_suffix(suffix).as_posix()
+        return _read_member(self.path, name, MAX_PICTURE_BYTES)
 
 
 def open_image_folder(path: str | Path, use_labels: bool = True) -> ImageFolder:
@@ -195,10 +218,10 @@ def _label_rows(table: dict, names: tuple[str, ...], where: str) -> np.ndarray:
     return labels
 
 
-def write_eg3d_zip(path: str | Path, pictures: Iterable[tuple[str, bytes]], cameras: Cameras) -> None:
+def write_eg3d_zip(path: str | Path, pictures: Iterable[tuple[str, bytes]], cameras: Cameras, beside: Iterable[tuple[str, bytes]] = ()) -> None:
     """Write (name, PNG bytes) of each of the N cameras and dataset.json with their EG3D labels as an uncompressed zip, whole or not there.
 
-    Equal input gives equal bytes: members carry no time. Pinhole cameras only.
+    `beside` are more members, which are no pictures. Equal input gives equal bytes: members carry no time. Pinhole cameras only.
     """
     assert not cameras.orthographic, "EG3D's labels are pinhole cameras"
     names = []
@@ -211,6 +234,8 @@ def write_eg3d_zip(path: str | Path, pictures: Iterable[tuple[str, bytes]], came
             labels = eg3d_label(cameras).float().cpu().numpy()
             rows = [[name, [float(str(number)) for number in row]] for name, row in zip(names, labels)]      # str: the shortest text of a float32
             archive.writestr(_member("dataset.json"), json.dumps({"labels": rows}))
+            for name, data in beside:
+                archive.writestr(_member(name), data)
 
 
 def _member(name: str) -> zipfile.ZipInfo:

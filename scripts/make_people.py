@@ -1,11 +1,13 @@
-"""Make licence-free people: heads in the layouts that SOF and EG3D read.
+"""Make licence-free people: heads in the layouts that SOF, EG3D and pi-GAN's kin read.
 
     python scripts/make_people.py prepare
     python scripts/make_people.py heads --count 64 --views 30 --out data/heads
     python scripts/make_people.py heads --count 1000 --layout both --split train --shard 3/8 --out data/heads
+    python scripts/make_people.py heads --count 2000 --views 2 --layout pigan --resolution 64 --split train --out data/people_gof
 
 OUT/00012/        person 12 as SOF reads it: seg_vis_00.png seg_00.png depth_00.png render_00.png ... cam2world.npy intrinsic.npy zRange.npy cameras.npy
 OUT/eg3d.zip      all persons as EG3D reads them
+OUT/pigan.zip     the same under pi-GAN's cameras, on white; with --depth, 00012/view_00.npz beside 00012/view_00.png: depth along unit rays, world normals
 A person is whole or not there: a killed run goes on where it stopped, and the files do not depend on how the work is sharded.
 """
 from __future__ import annotations
@@ -24,9 +26,10 @@ from common.errors import InputError
 from common.images import contact_sheet, encode_png, read_picture, write_eg3d_zip, write_png
 from common.ranks import device_of
 
-LAYOUTS = {"sof": ("sof",), "eg3d": ("eg3d",), "both": ("sof", "eg3d")}
-RESOLUTION = {"sof": 128, "eg3d": 512}
-PARTS = ".eg3d"                                                               # finished persons wait here for the zip
+LAYOUTS = {"sof": ("sof",), "eg3d": ("eg3d",), "both": ("sof", "eg3d"), "pigan": ("pigan",)}
+ZIPPED = ("eg3d", "pigan")                                                    # finished persons wait in OUT/.eg3d for eg3d.zip
+RESOLUTION = {"sof": 128, "eg3d": 512, "pigan": 128}
+BACKGROUND = {"sof": "gray", "eg3d": "gray", "pigan": "white"}
 SHEET_PEOPLE, SHEET_VIEWS = 12, 3
 
 
@@ -39,13 +42,17 @@ class PrepareConfig:
 class HeadsConfig:
     out: str = option("data/heads", "folder to write to; made if missing, gone on with if there", free=True)
     count: int = option(16, "number of people", low=1, free=True)
-    views: int = option(30, "views of each, their cameras drawn one by one within 60 degrees to either side and 25 up and down", low=1)
-    resolution: int | None = option(None, "side of the pictures in pixels; 128 for sof, 512 for eg3d where not given", low=8)
-    layout: str = option("sof", "sof: a folder a person; eg3d: eg3d.zip", choices=LAYOUTS, free=True)
+    views: int = option(30, "views of each, their cameras drawn one by one within 60 degrees to either side and 25 up and down, for pigan gaussian", low=1)
+    resolution: int | None = option(None, "side of the pictures in pixels; 512 for eg3d, else 128 where not given", low=8)
+    layout: str = option("sof", "sof: a folder a person; eg3d: eg3d.zip; both of these; pigan: pigan.zip", choices=LAYOUTS, free=True)
     split: str = option("all", "which people: every tenth is test, held out of every training", choices=("train", "test", "all"), free=True)
     seed: int = option(0, "the world that the people come from; person i is a function of the seed and i", low=0)
     shard: str = option("0/1", "i/n: this process makes every n-th person, from the i-th on, i = 0 ... n-1", free=True)
     rgb: bool = option(True, "also colour pictures in the sof layout (render_00.png); label maps alone are several times faster")
+    h_stddev: float = option(0.3, "pigan: standard deviation of the cameras' yaw about frontal, radians", low=0)
+    v_stddev: float = option(0.155, "pigan: standard deviation of the cameras' pitch about frontal, radians", low=0)
+    depth: bool = option(False, "pigan: also each view's depth and normals")
+    background: str | None = option(None, "behind the heads in colour pictures; white for pigan, else gray where not given", choices=("gray", "white"))
     samples: int = option(3, "samples a pixel along each side, of colour pictures", low=1)
     device: str = option("cpu", "where rays are cast: auto (a GPU if there is one), cpu, cuda or cuda:NUMBER", free=True)
 
@@ -69,8 +76,9 @@ def heads(config: HeadsConfig) -> None:
     todo = [i for i in people[which::shards] if not all(folder(out, layout, i).is_dir() for layout in LAYOUTS[config.layout])]
     for i in tqdm(todo, desc="heads", unit="person", disable=not todo):
         make(config, out, i)
-    if "eg3d" in LAYOUTS[config.layout] and all(folder(out, "eg3d", i).is_dir() for i in people):
-        zip_up(config, out, people)
+    for layout in ZIPPED:
+        if layout in LAYOUTS[config.layout] and all(folder(out, layout, i).is_dir() for i in people):
+            zip_up(config, layout, out, people)
     sheet = contact(config, out, people)
     print(f"{len(people)} people in {out}: look at {sheet}")
 
@@ -104,12 +112,17 @@ def remember(config: HeadsConfig, path: Path) -> None:
 
 def folder(out: Path, layout: str, i: int) -> Path:
     """Where person i stands."""
-    return (out if layout == "sof" else out / PARTS) / f"{i:05d}"
+    return (out / f".{layout}" if layout in ZIPPED else out) / f"{i:05d}"
 
 
 def view_name(kind: str, view: int, views: int) -> str:
     """kind_07.png: as many digits as keep the names of all views in order, two at least."""
     return f"{kind}_{view:0{max(2, len(str(views - 1)))}d}.png"
+
+
+def truth_name(view: int, views: int) -> str:
+    """view_07.npz beside view_07.png: depth (H, W) float32 along unit rays, 0 where nothing is seen; normals (H, W, 3) float16, unit, in the world."""
+    return view_name("view", view, views).replace(".png", ".npz")
 
 
 def make(config: HeadsConfig, out: Path, i: int) -> None:
@@ -118,14 +131,14 @@ def make(config: HeadsConfig, out: Path, i: int) -> None:
     from common.people.persons import person
 
     scene = head_scene(person(config.seed, i))
-    for layout, write in (("sof", write_sof), ("eg3d", write_eg3d)):
+    for layout in LAYOUTS[config.layout]:
         place = folder(out, layout, i)
-        if layout not in LAYOUTS[config.layout] or place.is_dir():
+        if place.is_dir():
             continue
         partial = place.with_name(f".{place.name}.partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        write(config, scene, i, partial)
+        write_sof(config, scene, i, partial) if layout == "sof" else write_zipped(config, layout, scene, i, partial)
         partial.rename(place)
 
 
@@ -163,35 +176,48 @@ def depth_range(depth: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
     return near - max((far - near) / 100, 1e-3), far
 
 
-def write_eg3d(config: HeadsConfig, scene, i: int, place: Path) -> None:
-    """The square colour pictures of a person for EG3D's zip."""
-    from common.people.layouts import eg3d_cameras, eg3d_similarity
-    from common.people.renderer import render
+def write_zipped(config: HeadsConfig, layout: str, scene, i: int, place: Path) -> None:
+    """The square colour pictures of a person for EG3D's or pi-GAN's zip, and what is known of their surface."""
+    from common.people import layouts, renderer
 
-    side = config.resolution or RESOLUTION["eg3d"]
-    cameras = eg3d_cameras(config.seed, i, config.views)
-    views = render(scene.transform(eg3d_similarity(), 0.0), cameras, side, side, ("rgb",), config.samples, device_of(config.device))
+    side = config.resolution or RESOLUTION[layout]
+    cameras = cameras_of(config, layout, i)
+    similarity = {"eg3d": layouts.eg3d_similarity, "pigan": layouts.pigan_similarity}[layout]()
+    truth = ("depth", "normals") if layout == "pigan" and config.depth else ()
+    background = (1.0, 1.0, 1.0) if (config.background or BACKGROUND[layout]) == "white" else renderer.BACKGROUND
+    views = renderer.render(scene.transform(similarity, 0.0), cameras, side, side, ("rgb", *truth), config.samples, device_of(config.device), background)
     for v, picture in enumerate(views["rgb"]):
         (place / view_name("view", v, config.views)).write_bytes(encode_png(picture))
+        if truth:
+            np.savez_compressed(place / truth_name(v, config.views), depth=views["depth"][v], normals=views["normals"][v].astype(np.float16))
 
 
-def zip_up(config: HeadsConfig, out: Path, people: list[int]) -> None:
-    """EG3D's zip of all people."""
+def cameras_of(config: HeadsConfig, layout: str, i: int):
+    """The cameras of a person's views in EG3D's or pi-GAN's world."""
+    from common.people import layouts
+
+    if layout == "eg3d":
+        return layouts.eg3d_cameras(config.seed, i, config.views)
+    return layouts.pigan_cameras(config.seed, i, config.views, config.resolution or RESOLUTION[layout], config.h_stddev, config.v_stddev)
+
+
+def zip_up(config: HeadsConfig, layout: str, out: Path, people: list[int]) -> None:
+    """EG3D's or pi-GAN's zip of all people."""
     import torch
 
     from common.cameras import Cameras
-    from common.people.layouts import eg3d_cameras
 
-    cameras = [eg3d_cameras(config.seed, i, config.views) for i in people]
+    cameras = [cameras_of(config, layout, i) for i in people]
     all_cameras = Cameras(torch.cat([c.cam2world for c in cameras]), torch.cat([c.intrinsics for c in cameras]))
-    files = [(i, view_name("view", v, config.views)) for i in people for v in range(config.views)]
-    write_eg3d_zip(out / "eg3d.zip", ((f"{i:05d}/{name}", (folder(out, "eg3d", i) / name).read_bytes()) for i, name in files), all_cameras)
+    files = lambda name_of: ((f"{i:05d}/{name_of(v)}", (folder(out, layout, i) / name_of(v)).read_bytes()) for i in people for v in range(config.views))
+    pictures, truth = files(lambda v: view_name("view", v, config.views)), files(lambda v: truth_name(v, config.views))
+    write_eg3d_zip(out / f"{layout}.zip", pictures, all_cameras, truth if layout == "pigan" and config.depth else ())
 
 
 def contact(config: HeadsConfig, out: Path, people: list[int]) -> Path:
     """A contact sheet of the first people that are there, beside the data."""
     layout = LAYOUTS[config.layout][0]
-    kinds = ("view",) if layout == "eg3d" else ("render", "seg_vis") if config.rgb else ("seg_vis",)
+    kinds = ("view",) if layout in ZIPPED else ("render", "seg_vis") if config.rgb else ("seg_vis",)
     shown = [i for i in people if folder(out, layout, i).is_dir()][:SHEET_PEOPLE]
     views = range(min(SHEET_VIEWS, config.views))
     pictures = [read_picture(folder(out, layout, i) / view_name(kind, v, config.views)) for i in shown for kind in kinds for v in views]

@@ -1,4 +1,4 @@
-"""The script as a user runs it: SOF's and EG3D's layouts, sharding, a kill in the middle, and bad flags."""
+"""The script as a user runs it: SOF's, EG3D's and pi-GAN's layouts, sharding, a kill in the middle, and bad flags."""
 from __future__ import annotations
 
 import glob
@@ -14,15 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from scipy.spatial import cKDTree
 
-from common.cameras import Cameras
+from common.cameras import Cameras, from_eg3d_label, pigan_angles, pigan_cam2world
 from common.images import open_image_folder, read_depth, read_labels
 from common.labels import TRAINING_PALETTE
 from common.people import layouts
 from common.people.heads import head_scene
 from common.people.persons import person
-from common.people.renderer import render
+from common.people.renderer import BACKGROUND, render
+from common.rays import camera_rays, pixel_grid
 from scripts import make_people
 
 SCRIPT = Path(make_people.__file__)
@@ -79,6 +82,57 @@ def test_eg3d_zip(whole):
     np.testing.assert_allclose(rows["00002/view_01.png"], [*camera.cam2world.flatten(), *camera.intrinsics.flatten()], rtol=1e-6)
     truth = render(head_scene(person(0, 2)).transform(layouts.eg3d_similarity(), 0.0), Cameras(*vars(camera).values()), 48, 48, ("rgb",))
     assert np.array_equal(picture, truth["rgb"][0])
+
+
+@pytest.fixture(scope="module")
+def pigan(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("pigan"), layout="pigan", depth=True)
+
+
+def test_pigan_zip(pigan):
+    """Labels are pi-GAN's cameras; depth runs along their unit rays to the surface whose normals those are; white where nothing is."""
+    folder = open_image_folder(pigan / "pigan.zip")
+    cameras = from_eg3d_label(torch.from_numpy(folder.labels))
+    assert folder.names == tuple(f"{i:05d}/view_{v:02d}.png" for i in range(3) for v in range(2))
+    torch.testing.assert_close(cameras.cam2world, pigan_cam2world(pigan_angles(cameras.cam2world)))
+    torch.testing.assert_close(cameras.cam2world[:, :3, 3].norm(dim=1), torch.ones(6))
+    picture, truth = folder.read(5), np.load(io.BytesIO(folder.read_bytes(5, ".npz")))
+    depth, normals = torch.from_numpy(truth["depth"]).flatten(), torch.from_numpy(truth["normals"]).flatten(0, 1).float()
+    origins, directions = (x[0] for x in camera_rays(cameras.pick([5]), pixel_grid(48, 48)[None]))
+    edges = directions.reshape(48, 48, 3)[[24, 24], [0, 47]]                  # corner-aligned: 12 degrees from the first pixel's centre to the last
+    half = edges @ cameras.cam2world[5, :3, 2]
+    assert torch.allclose(2 * torch.acos(half).rad2deg(), torch.tensor(12.0), atol=0.02)
+    scene = head_scene(person(0, 2)).transform(layouts.pigan_similarity(), 0.0)
+    points, seen = origins + depth[:, None] * directions, depth > 0
+    closest = cKDTree(scene.vertices).query(points[seen])[0]
+    assert 0.2 < seen.float().mean() < 0.8 and np.quantile(closest, 0.99) < 0.005
+    assert torch.allclose(normals[seen].norm(dim=1), torch.tensor(1.0), atol=2e-3) and ((normals * directions).sum(1)[seen] < 0.1).float().mean() > 0.97
+    far = ~torch.nn.functional.max_pool2d(seen.reshape(1, 48, 48).float(), 3, 1, 1)[0].bool()
+    assert far.any() and (picture[far.numpy()] == 255).all() and (depth[~seen] == 0).all()
+
+
+def test_pigan_cameras_are_gaussian_about_frontal():
+    angles = torch.cat([pigan_angles(layouts.pigan_cameras(0, i, 40, 64, 0.3, 0.155).cam2world) for i in range(50)]) - torch.pi / 2
+    assert angles.mean(0).abs().max() < 0.03
+    torch.testing.assert_close(angles.std(0), torch.tensor([0.155, 0.3]), atol=0, rtol=0.06)
+    assert (angles[:, 0] * angles[:, 1]).mean().abs() < 0.005
+    one = layouts.pigan_cameras(0, 3, 40, 64, 0.0, 0.0).cam2world
+    torch.testing.assert_close(pigan_angles(one), torch.full((40, 2), torch.pi / 2))
+
+
+def test_pigan_shards_make_the_same_files(pigan, tmp_path):
+    for shard in ("1/2", "0/2"):
+        make(tmp_path, layout="pigan", depth=True, shard=shard)
+    assert contents(tmp_path) == contents(pigan)
+
+
+def test_backgrounds(tmp_path):
+    corners = {}
+    for layout, background in (("eg3d", "white"), ("eg3d", None), ("pigan", "gray"), ("pigan", None)):
+        out = make(tmp_path / f"{layout} {background}", layout=layout, background=background, count=1, views=1)
+        corners[layout, background] = open_image_folder(out / f"{layout}.zip").read(0)[0, 0].tolist()
+    gray = [round(255 * value) for value in BACKGROUND]
+    assert corners == {("eg3d", "white"): [255] * 3, ("eg3d", None): gray, ("pigan", "gray"): gray, ("pigan", None): [255] * 3}
 
 
 def test_contact_sheet(whole):

@@ -12,7 +12,7 @@ from common import rays
 from common.cameras import Cameras
 from common.raycast import build, first_hits, interpolate
 
-CHANNELS = ("labels", "rgb", "z_depth", "normals", "mask")
+CHANNELS = ("labels", "rgb", "z_depth", "depth", "normals", "mask")
 RAYS_AT_ONCE = 1 << 20
 KEY, FILL = (0.45, 0.55, 0.75), (-0.75, 0.10, 0.60)          # towards the lights, in the world
 KEY_LIGHT, FILL_LIGHT, SKY_LIGHT = (0.80, 0.77, 0.71), (0.16, 0.18, 0.22), (0.46, 0.48, 0.52)
@@ -46,15 +46,17 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return (total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-20)).astype(np.float32)
 
 
-def render(scene: Scene, cameras: Cameras, height: int, width: int, channels=CHANNELS, samples: int = 3, device="cpu") -> dict[str, np.ndarray]:
+def render(scene: Scene, cameras: Cameras, height: int, width: int, channels=CHANNELS, samples: int = 3, device="cpu",
+           background: tuple = BACKGROUND) -> dict[str, np.ndarray]:
     """Pictures of N cameras, {channel: (N, H, W[, 3])}; the scene is in the cameras' world.
 
-    labels uint8 and mask bool; z_depth float32, 0 where nothing is seen; normals float32, smooth, unit, in the world; all one ray per pixel centre.
-    rgb uint8, `samples` x `samples` rays a pixel.
+    labels uint8 and mask bool; z_depth and depth (along the unit ray) float32, 0 where nothing is seen; normals float32, smooth, unit, in the world;
+    all one ray per pixel centre.
+    rgb uint8, `samples` x `samples` rays a pixel, over a `background` colour in [0, 1].
     """
     lit = _Lit(scene, device, shaded=bool({"rgb", "normals"} & set(channels)))
     cameras = cameras.move(device=lit.vertices.device, dtype=torch.float32)
-    views = [_view(lit, cameras.pick([n]), height, width, channels, samples) for n in range(len(cameras))]
+    views = [_view(lit, cameras.pick([n]), height, width, channels, samples, background) for n in range(len(cameras))]
     return {channel: np.stack([view[channel] for view in views]) for channel in channels}
 
 
@@ -71,7 +73,7 @@ class _Lit:
         self.epsilon = 1e-4 * float(np.ptp(scene.vertices, axis=0).max())
 
 
-def _view(lit: _Lit, camera: Cameras, height: int, width: int, channels, samples: int) -> dict[str, np.ndarray]:
+def _view(lit: _Lit, camera: Cameras, height: int, width: int, channels, samples: int, background: tuple) -> dict[str, np.ndarray]:
     """The channels of one camera."""
     view, shape = {}, (height, width)
     if set(channels) - {"rgb"}:
@@ -83,14 +85,16 @@ def _view(lit: _Lit, camera: Cameras, height: int, width: int, channels, samples
         if "z_depth" in channels:
             points = torch.where(seen[:, None], origins + hits.distances[:, None] * directions, 0)
             view["z_depth"] = rays.z_depth(camera, points[None])[0, :, 0] * seen
+        if "depth" in channels:
+            view["depth"] = torch.where(seen, hits.distances, 0)
         if "normals" in channels:
             view["normals"] = normalize(interpolate(lit.surface[:, :3], lit.faces, hits), dim=-1) * seen[:, None]
     if "rgb" in channels:
-        view["rgb"] = _picture(lit, camera, shape, samples)
+        view["rgb"] = _picture(lit, camera, shape, samples, background)
     return {channel: view[channel].reshape(*shape, *view[channel].shape[1:]).cpu().numpy() for channel in channels}
 
 
-def _picture(lit: _Lit, camera: Cameras, shape: tuple[int, int], samples: int) -> Tensor:
+def _picture(lit: _Lit, camera: Cameras, shape: tuple[int, int], samples: int, background: tuple) -> Tensor:
     """The picture (H*W, 3) uint8: the mean over a pixel's samples, each under lights moved a little, so that shadows are soft."""
     grid = rays.pixel_grid(*shape, device=lit.vertices.device)
     total = torch.zeros(len(grid), 3, device=grid.device)
@@ -99,7 +103,7 @@ def _picture(lit: _Lit, camera: Cameras, shape: tuple[int, int], samples: int) -
         uv = grid + (shift / torch.tensor([shape[1], shape[0]])).to(grid)
         for start in range(0, len(uv), RAYS_AT_ONCE):
             part = slice(start, start + RAYS_AT_ONCE)
-            total[part] += _shade(lit, *(x[0] for x in rays.camera_rays(camera, uv[None, part])), *_light_directions(k, samples**2))
+            total[part] += _shade(lit, *(x[0] for x in rays.camera_rays(camera, uv[None, part])), *_light_directions(k, samples**2), background)
     encoded = (total / samples**2).clamp(0, 1) ** (1 / 2.2)
     return (encoded * 255).round().to(torch.uint8)
 
@@ -113,9 +117,9 @@ def _light_directions(k: int, count: int) -> tuple[Tensor, Tensor]:
     return normalize(key, dim=0), torch.tensor([flat * np.cos(turn), height, flat * np.sin(turn)], dtype=torch.float32)
 
 
-def _shade(lit: _Lit, origins: Tensor, directions: Tensor, key: Tensor, sky: Tensor) -> Tensor:
+def _shade(lit: _Lit, origins: Tensor, directions: Tensor, key: Tensor, sky: Tensor, background: tuple) -> Tensor:
     """Linear colours (R, 3) of rays: Lambert under the key and the sky, both shadowed, a fill without shadow, and a highlight where glossy."""
-    color = torch.tensor(BACKGROUND, device=origins.device).expand(len(origins), 3).clone() ** 2.2
+    color = torch.tensor(background, device=origins.device).expand(len(origins), 3).clone() ** 2.2
     hits = first_hits(lit.mesh, origins, directions)
     seen = (hits.faces >= 0).nonzero()[:, 0]
     origins, directions, hits = origins[seen], directions[seen], type(hits)(*(x[seen] for x in hits))
