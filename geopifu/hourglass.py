@@ -89,11 +89,11 @@ class Stacks(nn.Module):
         """Maps (B, out, H, W) of every stack, from features (B, C, H, W)."""
         outs = []
         for i in range(self.count):
-            part = lambda name: getattr(self, f"{name}{i}")
-            h = part("bn_end")(part("conv_last")(part("top_m_")(part("m")(x)))).relu()
-            outs.append(self.refine(i, part("l")(h)))
+            hourglass, top, last, norm, out = (getattr(self, f"{name}{i}") for name in ("m", "top_m_", "conv_last", "bn_end", "l"))
+            h = norm(last(top(hourglass(x)))).relu()
+            outs.append(self.refine(i, out(h)))
             if i < self.count - 1:
-                x = x + part("bl")(h) + part("al")(outs[i])
+                x = x + getattr(self, f"bl{i}")(h) + getattr(self, f"al{i}")(outs[i])
         return outs
 
 

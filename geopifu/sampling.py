@@ -69,9 +69,8 @@ def sample_volume_swapped(features: Tensor, xyz: Tensor) -> Tensor:
     depth, height, width = features.shape[2:]
     last = xyz.new_tensor([width, height, depth])[:, None] - 1
     at = (xyz + 1) / 2 * last
-    low = at.floor().clamp(xyz.new_zeros(3, 1), last)
-    (fx, fy, fz), (x0, y0, z0) = (at - low).unbind(1), low.long().unbind(1)
-    x1, y1, z1 = (low.long() + 1).minimum(last.long()).unbind(1)
+    low, high = (index.clamp_min(0).minimum(last) for index in (at.floor(), at.floor() + 1))
+    (fx, fy, fz), (x0, y0, z0), (x1, y1, z1) = (at - low).unbind(1), low.long().unbind(1), high.long().unbind(1)
     batch = torch.arange(len(features), device=features.device)[:, None]
     total = 0
     for z, wz in ((z0, 1 - fx), (z1, fx)):                                    # x's fraction weighs z's choice, and the other way round

@@ -1,10 +1,15 @@
 """Adapters of the golden kinds of Geo-PIFu's networks: they arrange arguments for the functions and classes that train and reconstruct call."""
 from __future__ import annotations
 
+from dataclasses import fields
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from geopifu.hourglass import ConvBlock, HGFilter, HourGlass
+from geopifu.losses import coarse_backward, iou_precision_recall, occupancy_loss
+from geopifu.model import REPAIRS, ModelConfig, PIFu
 from geopifu.vnet import Unet3D, VNet
 from tests.golden.sof_adapters import numpy, tensors
 
@@ -57,4 +62,31 @@ def vnet(config: dict, params: dict, inputs: dict) -> dict:
     return numpy({"cropped": network.cropped(image), "deepVoxels": latents, "occ": occupancy, "occ_mean": occupancy.double().mean()})
 
 
-ADAPTERS = {"geopifu.blocks": blocks, "geopifu.hgfilter": hgfilter, "geopifu.unet3d": unet3d, "geopifu.vnet": vnet}
+def vnet_train_loss(config: dict, params: dict, inputs: dict) -> dict:
+    network, inputs = vnet_of(config, params), tensors(inputs)
+    labels = inputs["labels"].float()
+    loss, occupancy = coarse_backward(network, inputs["image"], labels, config["weight_occu"])
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    norms = torch.stack([parameters[key].grad.norm() for key in config["grad_keys"]])
+    return numpy({"loss": loss, "grad_norm": norms, "occ": occupancy, "iou_prec_recall": iou_precision_recall(occupancy, labels)})
+
+
+def pifu(config: dict, params: dict, inputs: dict) -> dict:
+    names = {field.name for field in fields(ModelConfig)} & config.keys()
+    sizes = {name: config[name] for name in names} | {"deepVoxels_fusion": config["fusion"]}
+    network, inputs = filled(PIFu(ModelConfig(**sizes, **dict.fromkeys(REPAIRS, True))), tensors(params)), tensors(inputs)
+    given = inputs["image"], inputs["calibs"], inputs.get("deepVoxels")
+    predictions = network.train().predict(network.scene(*given), inputs["points"][:1])
+    loss = occupancy_loss(predictions, inputs["labels"].float(), config["occupancy_loss_type"])
+    result = {"loss": loss, "preds_train": torch.stack(predictions)}
+    if "grad_keys" in config:
+        loss.backward()
+        parameters = dict(network.named_parameters(remove_duplicate=False))
+        result["grad_norm"] = torch.stack([parameters[key].grad.norm() for key in config["grad_keys"]])
+    with torch.no_grad():
+        predictions = network.eval().predict(network.scene(*given), inputs["points"][:1])
+    return numpy(result | {"preds_eval": predictions[-1], "n_eval_lists": np.array(len(predictions))})
+
+
+ADAPTERS = {"geopifu.blocks": blocks, "geopifu.hgfilter": hgfilter, "geopifu.unet3d": unet3d, "geopifu.vnet": vnet,
+            "geopifu.vnet_train_loss": vnet_train_loss, "geopifu.pifu": pifu, "geopifu.geopifu": pifu}
