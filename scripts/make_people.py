@@ -125,6 +125,11 @@ def truth_name(view: int, views: int) -> str:
     return view_name("view", view, views).replace(".png", ".npz")
 
 
+def truth_channels(config: HeadsConfig, layout: str) -> tuple[str, ...]:
+    """What a layout's zip holds beside the pictures."""
+    return ("depth", "normals") if layout == "pigan" and config.depth else ()
+
+
 def make(config: HeadsConfig, out: Path, i: int) -> None:
     """Person i in each layout that lacks it, written beside its place and renamed into it."""
     from common.people.heads import head_scene
@@ -142,17 +147,24 @@ def make(config: HeadsConfig, out: Path, i: int) -> None:
         partial.rename(place)
 
 
+def render(config: HeadsConfig, layout: str, scene, cameras, side: int, channels: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The square views of a scene in a layout's world, on that layout's background."""
+    from common.people import renderer
+
+    background = {"white": (1.0, 1.0, 1.0), "gray": renderer.BACKGROUND}[config.background or BACKGROUND[layout]]
+    return renderer.render(scene, cameras, side, side, channels, config.samples, device_of(config.device), background)
+
+
 def write_sof(config: HeadsConfig, scene, i: int, place: Path) -> None:
     """One folder of SOF's multi-view training layout: label maps, their colours, 8-bit z_depth, cameras, and RGB beside."""
     from common.cameras import invert_rigid
     from common.labels import colorize
     from common.people.layouts import sof_cameras, sof_similarity
-    from common.people.renderer import render
 
     side = config.resolution or RESOLUTION["sof"]
     cameras, pixels = sof_cameras(config.seed, i, config.views, side)
     channels = ("labels", "z_depth", "mask") + ("rgb",) * config.rgb
-    views = render(scene.transform(sof_similarity(), 0.0), cameras, side, side, channels, config.samples, device_of(config.device))
+    views = render(config, "sof", scene.transform(sof_similarity(), 0.0), cameras, side, channels)
     ranges = np.array([depth_range(depth, mask) for depth, mask in zip(views["z_depth"], views["mask"])], np.float32)
     for v in range(config.views):
         near, far = ranges[v]
@@ -178,14 +190,13 @@ def depth_range(depth: np.ndarray, mask: np.ndarray) -> tuple[float, float]:
 
 def write_zipped(config: HeadsConfig, layout: str, scene, i: int, place: Path) -> None:
     """The square colour pictures of a person for EG3D's or pi-GAN's zip, and what is known of their surface."""
-    from common.people import layouts, renderer
+    from common.people import layouts
 
     side = config.resolution or RESOLUTION[layout]
     cameras = cameras_of(config, layout, i)
     similarity = {"eg3d": layouts.eg3d_similarity, "pigan": layouts.pigan_similarity}[layout]()
-    truth = ("depth", "normals") if layout == "pigan" and config.depth else ()
-    background = (1.0, 1.0, 1.0) if (config.background or BACKGROUND[layout]) == "white" else renderer.BACKGROUND
-    views = renderer.render(scene.transform(similarity, 0.0), cameras, side, side, ("rgb", *truth), config.samples, device_of(config.device), background)
+    truth = truth_channels(config, layout)
+    views = render(config, layout, scene.transform(similarity, 0.0), cameras, side, ("rgb", *truth))
     for v, picture in enumerate(views["rgb"]):
         (place / view_name("view", v, config.views)).write_bytes(encode_png(picture))
         if truth:
@@ -211,7 +222,7 @@ def zip_up(config: HeadsConfig, layout: str, out: Path, people: list[int]) -> No
     all_cameras = Cameras(torch.cat([c.cam2world for c in cameras]), torch.cat([c.intrinsics for c in cameras]))
     files = lambda name_of: ((f"{i:05d}/{name_of(v)}", (folder(out, layout, i) / name_of(v)).read_bytes()) for i in people for v in range(config.views))
     pictures, truth = files(lambda v: view_name("view", v, config.views)), files(lambda v: truth_name(v, config.views))
-    write_eg3d_zip(out / f"{layout}.zip", pictures, all_cameras, truth if layout == "pigan" and config.depth else ())
+    write_eg3d_zip(out / f"{layout}.zip", pictures, all_cameras, truth if truth_channels(config, layout) else ())
 
 
 def contact(config: HeadsConfig, out: Path, people: list[int]) -> Path:

@@ -19,7 +19,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 
 from common.cameras import Cameras, from_eg3d_label, pigan_angles, pigan_cam2world
-from common.images import open_image_folder, read_depth, read_labels
+from common.images import open_image_folder, read_depth, read_labels, read_picture
 from common.labels import TRAINING_PALETTE
 from common.people import layouts
 from common.people.heads import head_scene
@@ -131,6 +131,8 @@ def test_backgrounds(tmp_path):
     for layout, background in (("eg3d", "white"), ("eg3d", None), ("pigan", "gray"), ("pigan", None)):
         out = make(tmp_path / f"{layout} {background}", layout=layout, background=background, count=1, views=1)
         corners[layout, background] = open_image_folder(out / f"{layout}.zip").read(0)[0, 0].tolist()
+    out = make(tmp_path / "sof", rgb=True, background="white", count=1, views=1)
+    assert read_picture(out / "00000/render_00.png")[0, 0].tolist() == [255] * 3
     gray = [round(255 * value) for value in BACKGROUND]
     assert corners == {("eg3d", "white"): [255] * 3, ("eg3d", None): gray, ("pigan", "gray"): gray, ("pigan", None): [255] * 3}
 
