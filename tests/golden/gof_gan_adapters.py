@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from common.gan import Ema
-from tests.golden.sof_adapters import numpy, tensors
+from gof.discriminators import Discriminator
+from tests.golden.sof_adapters import filled, numpy, tensors
 
 
 @torch.no_grad()
@@ -22,4 +23,18 @@ def ema(config: dict, params: dict, inputs: dict) -> dict:
     return numpy(result)
 
 
-ADAPTERS = {"gof.ema": ema}
+@torch.no_grad()
+def discriminator(config: dict, params: dict, inputs: dict) -> dict:
+    network, inputs, result = filled(Discriminator(config["discriminator"], codes="freq_phase_layer.weight" in params), tensors(params)), tensors(inputs), {}
+    for size in config["sizes"]:
+        for alpha in config["alphas"]:
+            heads = zip(("pred", "latent", "pose"), network(inputs[f"img{size}"], alpha))
+            result |= {f"{name}_{size}_{alpha}": values for name, values in heads if values is not None}
+    if "freq_phase" in config:
+        asked = config["freq_phase"]
+        result |= zip(asked["outputs"], network.codes(inputs[f"img{asked['size']}"], asked["alpha"]))
+    return numpy(result)
+
+
+KINDS = ("discriminator_encoder", "pigan_disc_ccs_encoder", "pigan_disc_strided", "pigan_disc_progressive")
+ADAPTERS = {"gof.ema": ema} | {f"gof.{kind}": discriminator for kind in KINDS}
