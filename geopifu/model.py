@@ -11,7 +11,7 @@ Photos are (B, 3, S, S), -1 to 1, 0 where the mask is 0. Points are canonical (`
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import torch
@@ -59,6 +59,7 @@ class ModelConfig:
     published_index_3d: bool = option(False, "the release's defect: without multiRanges_deepVoxels, the weights of X and Z exchanged")
 
 
+NAMES = tuple(field.name for field in fields(ModelConfig))
 REPAIRS = ("published_pixels", "published_voxels", "published_index_3d")
 
 
@@ -200,7 +201,7 @@ class GeoPIFu(nn.Module):
 
     def __init__(self, config: ModelConfig, parts: tuple[str, ...] = ("netG", "netV")):
         super().__init__()
-        self.config = config
+        self.config = config = ModelConfig(**{name: getattr(config, name) for name in NAMES})
         self.netG = PIFu(config) if "netG" in parts else None
         self.netV = vnet(config) if "netV" in parts else None
 
