@@ -115,17 +115,21 @@ class Step:
 class Run:
     """A run folder and the steps left in it; `state` names what a checkpoint holds: modules, optimisers, anything with state_dict and load_state_dict.
 
-    Raises InputError if the folder was made with other options that change the result, or its checkpoints do not fit.
+    `sizes(step)` gives the global batch of a step and the parts that each rank computes its share in, where they change; `first_step` is where a new run
+    begins that starts from another's weights. Raises InputError if the folder was made with other options that change the result, or its checkpoints do not fit.
     """
 
-    def __init__(self, config: RunConfig, state: dict):
+    def __init__(self, config: RunConfig, state: dict, sizes: Callable[[int], tuple[int, int]] | None = None, first_step: int = 0):
         if not config.name:
             raise InputError("--name: name the run, or give a config file whose stem names it")
-        if config.batch_size < ranks.count() * config.accumulate:
-            raise InputError(f"--batch_size: {config.batch_size} images cannot be shared by {ranks.count()} ranks x {config.accumulate} parts (--accumulate)")
+        self.sizes = sizes or (lambda step: (config.batch_size, config.accumulate))
+        for batch, parts in {self.sizes(step) for step in range(config.max_steps)}:
+            if batch < ranks.count() * parts:
+                raise InputError(f"--batch_size: {batch} images cannot be shared by {ranks.count()} ranks x {parts} parts (--{'batch_split' if sizes else 'accumulate'})")
         self.config, self.state, self.device = config, state, start(config)
         self.folder = Path(config.logging_root) / config.name
-        self.number, self.seconds = 0, 0.0
+        self.number, self.seconds = first_step, 0.0
+        self.images = sum(self.sizes(step)[0] for step in range(first_step))    # seen by the steps that are done
         self._resume()
         for item in state.values():
             if isinstance(item, nn.Module):
@@ -133,11 +137,6 @@ class Run:
         self._writer = None
         if ranks.rank() == 0:
             self._open_record()
-
-    @property
-    def images(self) -> int:
-        """Images seen by the steps that are done."""
-        return self.number * self.config.batch_size
 
     def __iter__(self) -> Iterator[Step]:
         """The steps left. Raises Preempted, its state saved, after the step in which SIGTERM or SIGUSR1 came to any rank."""
@@ -150,8 +149,9 @@ class Run:
             self._bar = bar
             while self.number < settings.max_steps:
                 torch.manual_seed(draws.seed_of(settings.seed, self.images, f"rank {ranks.rank()}"))      # for what draws without a generator: dropout
-                yield Step(self.number, self.images, settings.batch_size, settings.seed, settings.accumulate)
-                self.number += 1
+                batch, parts = self.sizes(self.number)
+                yield Step(self.number, self.images, batch, settings.seed, parts)
+                self.number, self.images = self.number + 1, self.images + batch
                 bar.update()
                 heard = ranks.any_says(stop.heard is not None, self.device)
                 if heard or self.number % settings.steps_til_ckpt == 0 or self.number == settings.max_steps:
@@ -187,7 +187,7 @@ class Run:
         if record:
             self._bar.set_postfix(loss=f"{sum(record.values()):.4g}", refresh=False)
         record |= {name: float(value) for name, value in scalars.items()}
-        line = {"step": step, "images": step * self.config.batch_size, "seconds": round(self._elapsed(), 3), **record}
+        line = {"step": step, "images": self._seen(), "seconds": round(self._elapsed(), 3), **record}
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         for name, value in record.items():
@@ -195,7 +195,7 @@ class Run:
 
     def pictures(self, name: str, make_images: Callable) -> None:
         """Every `pictures_every` images, and at the end: the picture (H, W, 3) uint8 that `make_images()` draws, as PNG and in TensorBoard. Rank 0 alone."""
-        every, seen = self.config.pictures_every, self.images + self.config.batch_size
+        every, seen = self.config.pictures_every, self._seen()
         due = every and (seen // every > self.images // every or self.number + 1 == self.config.max_steps)
         if ranks.rank() == 0 and due:
             from common.images import write_png
@@ -235,7 +235,7 @@ class Run:
             raise InputError(f"{path}: holds {', '.join(saved['state'])}, expected {', '.join(self.state)}")
         for name, item in self.state.items():
             checkpoint.load_strict(item, saved["state"][name], f"{path}: {name}")
-        self.number, self.seconds = saved["step"], saved["seconds"]
+        self.number, self.images, self.seconds = saved["step"], saved["images"], saved["seconds"]
 
     def _open_record(self) -> None:
         """The resolved config, the log cut back to the step of the checkpoint, and TensorBoard's writer, which hides what it had beyond."""
@@ -250,6 +250,10 @@ class Run:
 
     def _checkpoint(self, number: int) -> Path:
         return self.folder / "checkpoints" / f"step_{number:08d}.pt"
+
+    def _seen(self) -> int:
+        """Images seen with those of the step under way; after the loop, by all steps."""
+        return self.images + (self.sizes(self.number)[0] if self.number < self.config.max_steps else 0)
 
     def _elapsed(self) -> float:
         """Seconds of training, over all restarts."""
