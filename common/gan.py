@@ -37,40 +37,40 @@ def r1_penalty(logits: Tensor, reals: Tensor, scale: float = 1.0) -> Tensor:
 
 
 class Ema:
-    """The exponential moving average of a module's trained parameters, by name, with torch_ema's warm-up: decay_n = min(decay, (1 + n) / (10 + n)).
+    """The exponential moving average of a module's trained parameters, with torch_ema's warm-up: decay_n = min(decay, (1 + n) / (10 + n)).
 
-    `shadow` {name: tensor} is the average, `updates` is n. A Run keeps it as any other state.
+    `shadow` {name: tensor} is the average, of the parameters that require gradients when it is made; `updates` is n. A Run keeps it as any other state.
     """
 
     def __init__(self, module: nn.Module, decay: float):
         self.decay, self.updates = decay, 0
-        self.shadow = {name: parameter.detach().clone() for name, parameter in _trained(module)}
+        self.shadow = {name: parameter.detach().clone() for name, parameter in module.named_parameters() if parameter.requires_grad}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
         """After an optimiser's step: shadow += (1 - decay_n) (parameter - shadow)."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, parameter in _trained(module):
-            self.shadow[name].lerp_(parameter, 1 - decay)
+        for name, average in self.shadow.items():
+            average.lerp_(module.get_parameter(name), 1 - decay)
 
     @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
         """Make the averages the module's parameters."""
-        for name, parameter in _trained(module):
-            parameter.copy_(self.shadow[name])
+        for name, average in self.shadow.items():
+            module.get_parameter(name).copy_(average)
 
     @contextmanager
     def applied(self, module: nn.Module) -> Iterator[None]:
         """While the context lasts, the averages are the module's parameters."""
-        kept = [(parameter, parameter.detach().clone()) for _, parameter in _trained(module)]
+        kept = {name: module.get_parameter(name).detach().clone() for name in self.shadow}
         self.copy_to(module)
         try:
             yield
         finally:
             with torch.no_grad():
-                for parameter, value in kept:
-                    parameter.copy_(value)
+                for name, value in kept.items():
+                    module.get_parameter(name).copy_(value)
 
     def state_dict(self) -> dict[str, int | Tensor]:
         """{"updates": n, "shadow.NAME": tensor}; the decay is the constructor's."""
@@ -81,7 +81,3 @@ class Ema:
         self.updates = state["updates"]
         for name, value in self.shadow.items():
             value.copy_(state[f"shadow.{name}"])
-
-
-def _trained(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
