@@ -46,8 +46,8 @@ def main(config: CamerasConfig) -> None:
     for name, value in found.items():
         print(f"{name}: {value:.4f}" if isinstance(value, float) else f"{name}: {value}")
     print(f"fov: {fovs.median():.2f}")
-    print(f"# {len(cameras)} cameras, fields of view {fovs.min():.2f} to {fovs.max():.2f} degrees, {distances.mean():.3f} +- {distances.std(correction=0):.3f} "
-          f"from ({', '.join(f'{x:.3f}' for x in target.tolist())}), which they turn about; pi-GAN takes 1 from (0, 0, 0): divide lengths by that")
+    print(f"# {len(cameras)} cameras, fields of view {fovs.min():.2f} to {fovs.max():.2f} degrees, about ({', '.join(f'{x:z.3f}' for x in target.tolist())})")
+    print(f"# at distance {distances.mean():.3f} +- {distances.std(correction=0):.3f}, which is pi-GAN's 1: ray_start and ray_end are in units of it")
     plot(Path(config.out), angles, found)
     print(f"# {config.out}")
 
@@ -56,7 +56,8 @@ def labelled_cameras(folder: ImageFolder) -> Cameras:
     """The cameras, float64, of a data set's labels. Raises InputError where they are missing or no cameras."""
     where = f"{folder.path}/dataset.json"
     if folder.labels is None or folder.labels.shape[1] != LABEL:
-        raise InputError(f"{where}: {'no labels' if folder.labels is None else f'labels of {folder.labels.shape[1]} numbers'}, expected {LABEL} camera numbers a picture")
+        there = "no labels" if folder.labels is None else f"labels of {folder.labels.shape[1]} numbers"
+        raise InputError(f"{where}: {there}, expected {LABEL} camera numbers a picture")
     cameras = from_eg3d_label(torch.from_numpy(folder.labels).double())
     check_cam2world(cameras.cam2world, where)
     check_intrinsics(cameras.intrinsics, where)
@@ -66,7 +67,8 @@ def labelled_cameras(folder: ImageFolder) -> Cameras:
 def fit(angles: Tensor) -> dict[str, str | float]:
     """{"sample_dist", "h_mean", "h_stddev", "v_mean", "v_stddev"}: the likeliest distribution of `common.poses` for [pitch, yaw] (n, 2).
 
-    Of gaussian, uniform and spherical_uniform, by the mean of log p at the angles; "mean" where they do not vary.
+    Of gaussian, uniform and spherical_uniform, by the mean of log p at the angles; "mean" where they do not vary. In a narrow band the last two are alike:
+    uniform then.
     """
     gaussian = estimate(angles)
     pitch, yaw = angles.double().unbind(-1)
@@ -78,7 +80,8 @@ def fit(angles: Tensor) -> dict[str, str | float]:
     }
     if max(found["gaussian"][1::2]) < STILL:
         return {"sample_dist": "mean"} | gaussian
-    offset = {"gaussian": math.log(2 * math.pi * math.e), "uniform": math.log(4), "spherical_uniform": math.log(8 / math.pi) - float(pitch.sin().log().mean())}
+    sphere = math.log(8 / math.pi) - float(pitch.sin().log().mean()) + math.log(len(pitch)) / len(pitch)
+    offset = {"gaussian": math.log(2 * math.pi * math.e), "uniform": math.log(4), "spherical_uniform": sphere}
     surprise = lambda name: offset[name] + sum(math.log(max(spread, STILL)) for spread in found[name][1::2])         # the mean of -log p
     best = min(found, key=surprise)
     return {"sample_dist": best} | dict(zip(gaussian, found[best]))

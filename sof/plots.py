@@ -1,31 +1,15 @@
 """Plots of codes and cameras, drawn into matplotlib axes: the commands give their own, notebooks theirs."""
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.files import replacing
 from sof.mixture import Mixture, principal_axes, projected
 
 SIGMAS = (1, 2, 3)                                              # of the ellipses of a mixture
 AXES = (("red", 1.0, 1.0), ("green", -1.0, 2.0), ("blue", 1.0, 5.0))     # colour, sign and length of a camera's axes, as published
 AXIS_LENGTH = 0.3
-
-
-def new_figure(width: float = 5.6, height: float = 5.0, projection: str | None = None):
-    """A matplotlib figure of its own, sizes in inches, and its axes (projection "3d": in space)."""
-    from matplotlib.figure import Figure
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot(projection=projection)
-
-
-def write_figure(path: Path, figure) -> None:
-    """Write a figure as a PNG file, whole or not at all."""
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=160)
 
 
 def plot_mixture(axes, mixture: Mixture, codes: Tensor, drawn: Tensor) -> None:

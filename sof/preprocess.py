@@ -1,9 +1,10 @@
-"""Make SOF's folders of what was captured: python sof/preprocess.py captures|calibration|zrange|cameras --data_root FOLDER
+"""Make SOF's folders of what was captured: python sof/preprocess.py captures|calibration|zrange|cameras|clean --data_root FOLDER
 
 captures     <id>_<view>.jpg, <id>_<view>.npy {"extrinsics": world2cam 4x4, "intrinsic": 3x3}, segmap/<id>_<view>.png  ->  OUT/<id>/seg_00.png ...
 calibration  <head>/cameras.npy {"extrinsics", "intrinsic", "zRange" of all views}  ->  cam2world.npy, intrinsic.npy, zRange.npy beside it
 zrange       a copy of a data set whose depth maps all have one near and far and mean what they meant
 cameras      the mean distance, centre and intrinsics of a data set's cameras, and a plot of them
+clean        the previews of every head in a row, to look through; views are taken out by their numbers, and put back (sof/clean.py)
 """
 from __future__ import annotations
 
@@ -20,12 +21,13 @@ from torch import Tensor
 from common.cameras import check_cam2world, check_intrinsics, flip_yz, invert_rigid
 from common.config import option, run_commands
 from common.errors import InputError
-from common.files import replacing
+from common.figures import new_figure, write_figure
 from common.images import ENCODINGS, decode_depth, one_channel, read_labels, read_picture, write_png
 from common.labels import colorize
 from common.published import read_npy
 from sof import data
-from sof.plots import new_figure, plot_cameras, write_figure
+from sof.clean import CleanConfig, clean, save_npy
+from sof.plots import plot_cameras
 
 NAME = re.compile(r"(.+)_([^_]+)")                            # <id>_<view>
 
@@ -232,12 +234,6 @@ def euler(angles: Tensor) -> Tensor:
     return z @ y @ x
 
 
-def save_npy(path: Path, array: np.ndarray) -> None:
-    """Write an .npy file, whole or not at all."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
-
-
 if __name__ == "__main__":
     run_commands({"captures": (captures, CapturesConfig), "calibration": (calibration, FolderConfig), "zrange": (zrange, RangeConfig),
-                  "cameras": (cameras, CamerasConfig)}, __doc__)
+                  "cameras": (cameras, CamerasConfig), "clean": (clean, CleanConfig)}, __doc__)

@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 
 from common.cameras import Cameras, look_at
 from common.config import option, run_commands
+from common.figures import new_figure, write_figure
 from common.files import replacing
 from common.images import contact_sheet, write_png
 from common.render import render
@@ -25,7 +26,7 @@ from sof.edit import blend
 from sof.look import View, cameras_at, distance_of, facing, opened, write_labels
 from sof.mixture import Mixture, MixtureOptions
 from sof.model import SOF
-from sof.plots import new_figure, plot_mixture, plot_plane, write_figure
+from sof.plots import plot_mixture, plot_plane
 from sof.predict import rays_at_once, shooter
 
 SAMPLE_RADIUS = 1.2                                             # of FaceSegSampler's spiral

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from common import figures
 from common.cameras import check_cam2world, orbit
 from common.errors import InputError
 from common.images import read_depth, read_picture, write_png
@@ -143,7 +144,7 @@ def test_cameras_are_summed_up_and_plotted(heads, tmp_path, capsys):
 
 def test_the_plots_arrows():
     """Right in red, up in green and forward in blue, of lengths 1, 2 and 5 times 0.3; the plot's axes are x, z and y."""
-    _, axes = plots.new_figure(projection="3d")
+    _, axes = figures.new_figure(projection="3d")
     cam2world = torch.from_numpy(poses(0)[:1])
     drawn = []
     axes.quiver = lambda *arrays, color, **style: drawn.append((color, [float(array) for array in arrays]))
