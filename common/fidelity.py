@@ -90,7 +90,7 @@ def kernel_distances(fake: Tensor, real: Tensor, subsets: Iterable[tuple[np.ndar
     from torch_fidelity.metric_kid import kernel_mmd
     fake, real = fake.cpu().numpy(), real.cpu().numpy()
     kernel = {"kid_kernel_poly_degree": degree, "kid_kernel_poly_gamma": gamma, "kid_kernel_poly_coef0": coef0}
-    return np.array([kernel_mmd(fake[i], real[j], **kernel) for i, j in subsets])
+    return np.array([kernel_mmd(fake[i], real[j], **kernel) for i, j in subsets], np.float64)
 
 
 # Inception score

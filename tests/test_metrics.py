@@ -1,4 +1,4 @@
-"""IoU against sets of pixels counted one by one."""
+"""IoU against sets of pixels counted one by one; depth and normals against planes and spheres."""
 from __future__ import annotations
 
 import math
@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from common.metrics import class_ious, confusion_matrix, mean_iou
+from common.cameras import Cameras, intrinsics_matrix, orbit
+from common.metrics import class_ious, confusion_matrix, depth_errors, mean_angle, mean_iou, scale_invariant_error, surface_normals, surrounded
+from common.rays import camera_rays, pixel_grid
 from sof.metrics import logged_miou, notebook_miou, style_filter_miou
 
 CLASSES = 6
@@ -76,3 +78,85 @@ def test_the_style_filter_looks_at_128_pixels():
     grow = lambda m: m[:, :, source][..., source]
     expected = [np.mean([i / (u + 1e-6) for i, u in (brute_iou(x, y, label) for label in range(17))]) for x, y in zip(grow(a), grow(b))]
     assert style_filter_miou(a, b).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+# Depth maps
+
+SIDE, DISTANCE = 24, 4.0
+
+
+def rays(dtype=torch.float64):
+    """Origins and directions (2, SIDE, SIDE, 3) of two cameras DISTANCE from the origin, which look at it."""
+    poses = orbit(torch.tensor([0.0, 0.7], dtype=dtype), torch.tensor([0.0, -0.4], dtype=dtype), DISTANCE)
+    cameras = Cameras(poses, intrinsics_matrix(5.0, dtype=dtype).expand(2, 3, 3))
+    return [part.unflatten(1, (SIDE, SIDE)) for part in camera_rays(cameras, pixel_grid(SIDE, SIDE, dtype=dtype)[None])]
+
+
+def plane(origins, directions, normal):
+    """Depths of the plane through the world's origin with this normal (2, 3)."""
+    along = lambda vectors: (vectors * normal[:, None, None]).sum(-1)
+    return -along(origins) / along(directions)
+
+
+def everywhere(depths):
+    return torch.ones_like(depths, dtype=torch.bool)
+
+
+def test_side_does_not_see_a_scale():
+    generator = torch.Generator().manual_seed(0)
+    depths = 1 + torch.rand(2, 5, 6, generator=generator, dtype=torch.float64)
+    assert scale_invariant_error(3 * depths, depths, everywhere(depths)).tolist() == pytest.approx([0, 0], abs=1e-12)
+    other = 1 + torch.rand(2, 5, 6, generator=generator, dtype=torch.float64)
+    got = scale_invariant_error(depths, other, everywhere(depths))
+    assert got.tolist() == pytest.approx([np.log(p / t).std() for p, t in zip(depths.numpy(), other.numpy())])
+    assert got.tolist() == pytest.approx(scale_invariant_error(0.5 * other, 7 * depths, everywhere(depths)).tolist())
+
+
+def test_side_of_two_steps():
+    target = torch.full((1, 4, 4), 2.0, dtype=torch.float64)
+    predicted = target.clone()
+    predicted[:, :2] *= math.exp(0.3)                         # d is 0.3 on one half, 0 on the other
+    assert scale_invariant_error(predicted, target, everywhere(target)).item() == pytest.approx(0.15)
+    mask = everywhere(target)
+    mask[:, 3] = False
+    predicted[:, 3] = torch.tensor([0.0, -1.0, math.nan, math.inf])                       # no depth beyond the mask is looked at
+    assert scale_invariant_error(predicted, target, mask).item() == pytest.approx(0.3 * math.sqrt(2 / 9))
+    assert math.isnan(scale_invariant_error(predicted, target, torch.zeros_like(mask)).item())
+
+
+def test_normals_of_planes_are_exact_and_face_the_camera():
+    origins, directions = rays()
+    for normal in ([0.1, 0.2, 1.0], [-0.5, 0.3, 0.9]):
+        unit = torch.nn.functional.normalize(torch.tensor([normal, normal], dtype=torch.float64), dim=-1)
+        got = surface_normals(origins + plane(origins, directions, unit)[..., None] * directions)
+        torch.testing.assert_close(got, unit[:, None, None].expand_as(got))               # the cameras stand on its side
+        assert ((got * directions[:, 1:-1, 1:-1]).sum(-1) < 0).all()
+
+
+def test_normals_of_a_sphere_point_outwards():
+    origins, directions = rays()
+    along = (origins * directions).sum(-1)
+    depths = -along - (along.square() - origins.square().sum(-1) + 1).sqrt()              # the unit sphere fills the picture
+    points = origins + depths[..., None] * directions
+    assert not depths.isnan().any()
+    assert mean_angle(surface_normals(points), points[:, 1:-1, 1:-1], everywhere(depths)[:, 1:-1, 1:-1]).max() < 0.1
+
+
+def test_mad_of_planes_is_the_angle_between_them():
+    origins, directions = rays()
+    mask = everywhere(origins[..., 0])
+    mask[:, :3] = False
+    first = torch.nn.functional.normalize(torch.tensor([[0.0, 0.1, 1.0]] * 2, dtype=torch.float64), dim=-1)
+    across = torch.nn.functional.normalize(torch.tensor([[0.2, 1.0, -0.1]] * 2, dtype=torch.float64), dim=-1)
+    for degrees in (0.0, 1e-5, 20.0):
+        second = math.cos(math.radians(degrees)) * first + math.sin(math.radians(degrees)) * across
+        got = depth_errors(plane(origins, directions, second), plane(origins, directions, first), mask, origins, directions)
+        assert got["MAD"].tolist() == pytest.approx([degrees] * 2, rel=1e-6, abs=1e-9)
+    assert got["SIDE"].min() > 0.01
+    assert all(value.isnan().all() for value in depth_errors(directions[..., 2], directions[..., 2], ~everywhere(mask), origins, directions).values())
+
+
+def test_surrounded_pixels_have_eight_neighbours():
+    mask = torch.rand(3, 7, 9, generator=torch.Generator().manual_seed(0)) > 0.1
+    expected = [[[bool(m[i:i + 3, j:j + 3].all()) for j in range(7)] for i in range(5)] for m in mask]
+    assert surrounded(mask).tolist() == expected and 0 < surrounded(mask).float().mean() < 1
