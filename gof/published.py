@@ -1,7 +1,9 @@
 """The files that GOF's and pi-GAN's authors' programs write, read without running anything in them.
 
     files = find("output/celeba")                                       {"generator": path, "ema": path, "optimizer_G": path, ...}
-    load_strict(generator, generator_state("output/celeba/generator.pth", generator), "generator.pth")
+    load_strict(generator, generator_state("output/celeba/generator.pth", generator), "generator.pth")              the averaged weights
+    for role, values in states("output/celeba", state).items():                                                     a training's start
+        load_strict(state[role], values, role)
 
 GOF saves state dicts, pi-GAN whole modules; both keep the averaged weights as an object of torch_ema, which lists them without names, in the order of
 the module's parameters(). A file's siblings share its prefix ("23--10:15--generator.pth" and "23--10:15--ema.pth").
@@ -36,7 +38,7 @@ def find(path: str | Path) -> dict[str, Path]:
     """
     path = Path(path)
     folder, prefix = (path, _prefix_in(path)) if path.is_dir() else (path.parent, _prefix_of(path))
-    found = {role: folder / f"{prefix}{name}" for role, name in FILES.items()} | {"options": folder / OPTIONS}
+    found = {role: folder / f"{prefix}{name}" for role, name in FILES.items() if prefix is not None} | {"options": folder / OPTIONS}
     return {role: file for role, file in found.items() if file.is_file()}
 
 
@@ -49,10 +51,11 @@ def _prefix_in(folder: Path) -> str:
     return prefixes[0]
 
 
-def _prefix_of(file: Path) -> str:
+def _prefix_of(file: Path) -> str | None:
+    """What stands before its known name; None for a name of the user's own, which has no siblings."""
     if not file.is_file():
         raise InputError(f"{file}: no such file or folder")
-    return next((file.name.removesuffix(name) for name in FILES.values() if file.name.endswith(name)), f"{file.name} ")
+    return next((file.name.removesuffix(name) for name in FILES.values() if file.name.endswith(name)), None)
 
 
 # Networks
@@ -82,13 +85,6 @@ def ema_state(path: str | Path, generator: nn.Module) -> dict[str, int | Tensor]
     return {"updates": updates} | {f"shadow.{name}": value for name, value in weights.items()}
 
 
-def step_of(path: str | Path) -> int | None:
-    """The step that a pickled module of pi-GAN carries; None for a state dict, which carries none. Raises InputError."""
-    data = read(path)
-    step = data.state.get("step") if isinstance(data, Record) and isinstance(data.state, dict) else None
-    return step if type(step) is int and step >= 0 else None
-
-
 def _is_average(data: Any) -> bool:
     return "shadow_params" in _fields(data)
 
@@ -100,7 +96,7 @@ def _fields(data: Any) -> dict:
 
 
 def _named(data: Any, module: nn.Module, path: str | Path) -> tuple[int, dict[str, Tensor]]:
-    """The number of updates and {name: average} of torch_ema's object, whose averages are in the order of the module's trained parameters."""
+    """The number of updates and {name: average} of torch_ema's object, whose averages are in the order of the module's parameters."""
     fields = _fields(data)
     shadows, updates = fields.get("shadow_params"), fields.get("num_updates")
     if not isinstance(shadows, list) or not all(isinstance(value, Tensor) for value in shadows) or type(updates) is not int or updates < 0:
@@ -109,8 +105,8 @@ def _named(data: Any, module: nn.Module, path: str | Path) -> tuple[int, dict[st
 
 
 def _matching(module: nn.Module, values: list[Tensor], path: str | Path) -> list[str]:
-    """The names of the module's trained parameters, if these values are as many and of the same shapes. Raises InputError."""
-    wanted = {name: parameter.shape for name, parameter in module.named_parameters() if parameter.requires_grad}
+    """The names of the module's parameters, if these values are as many and of the same shapes. Raises InputError."""
+    wanted = {name: parameter.shape for name, parameter in module.named_parameters()}
     if len(values) != len(wanted):
         raise InputError(f"{path}: holds {len(values)} tensors without names, expected the {len(wanted)} of the network")
     for (name, shape), value in zip(wanted.items(), values):
@@ -121,29 +117,60 @@ def _matching(module: nn.Module, values: list[Tensor], path: str | Path) -> list
 
 # What a training goes on with
 
-def load_optimizer(optimizer: torch.optim.Adam, module: nn.Module, path: str | Path) -> None:
-    """Take over the moments and step counts of an optimizer_G.pth or optimizer_D.pth, whose parameters are in the order of module.parameters().
+def states(folder: str | Path, state: dict) -> dict[str, dict]:
+    """{role: state dict} of a folder's (or a set's) files for a training's `state` {role: what has a state_dict}, for ``checkpoint.load_strict``.
 
-    Groups and learning rates stay as they are. Parameters without moments (depths that small pictures do not enter) start afresh.
-    Raises InputError, the optimiser unchanged, for counts or shapes that are not the module's.
+    Roles are generator, discriminator, ema, ema2, optimizer_G, optimizer_D and scaler; what the folder lacks is left out. Raises InputError.
     """
-    data, parameters = read(path), list(module.parameters())
+    files = find(folder)
+    read_role = {
+        "generator": network_state,
+        "discriminator": lambda path: _untrained_heads(state["discriminator"]) | network_state(path),
+        "ema": lambda path: ema_state(path, state["generator"]),
+        "ema2": lambda path: ema_state(path, state["generator"]),
+        "optimizer_G": lambda path: optimizer_state(path, state["optimizer_G"], state["generator"]),
+        "optimizer_D": lambda path: optimizer_state(path, state["optimizer_D"], state["discriminator"]),
+        "scaler": scaler_state,
+    }
+    wanted = [role for role in read_role if role in files and role in state and state[role].state_dict()]     # a scaler that is off has no state
+    return {role: read_role[role](files[role]) for role in wanted}
+
+
+def _untrained_heads(discriminator: nn.Module) -> dict[str, Tensor]:
+    """What GOF's encoder has and pi-GAN's has not."""
+    return {key: value for key, value in discriminator.state_dict().items() if key.startswith("freq_phase_layer.")}
+
+
+def optimizer_state(path: str | Path, optimizer: torch.optim.Adam, module: nn.Module) -> dict:
+    """The state dict of `optimizer` with the moments and steps of an optimizer_G.pth or optimizer_D.pth, which are in the order of module.parameters().
+
+    Groups and learning rates are the optimizer's own. Parameters without moments (depths that small pictures do not enter) have none here either.
+    Raises InputError for counts or shapes that are not the module's.
+    """
+    parameters, moments, own = list(module.named_parameters()), {}, optimizer.state_dict()
+    places = {parameter: place for place, parameter in enumerate(parameter for group in optimizer.param_groups for parameter in group["params"])}
+    for index, entry in _adam_entries(path, len(parameters)).items():
+        name, parameter = parameters[index]
+        for moment in MOMENTS:
+            if entry[moment].shape != parameter.shape:
+                raise InputError(f"{path}: {moment} of {name} is of shape {tuple(entry[moment].shape)}, expected {tuple(parameter.shape)}")
+        moments[places[parameter]] = {"step": torch.tensor(entry["step"])} | {moment: entry[moment].float() for moment in MOMENTS}
+    return own | {"state": moments}
+
+
+def _adam_entries(path: str | Path, count: int) -> dict[int, dict[str, Any]]:
+    """{place of the parameter: its step as a float, and its moments} of an Adam optimiser of `count` parameters. Raises InputError."""
+    data = read(path)
     try:
-        order = [index for group in data["param_groups"] for index in group["params"]]
-        moments = {order.index(index): {name: entry[name] for name in ("step", *MOMENTS)} for index, entry in data["state"].items()}
-        count = len(order)
-        steps = {place: float(entry["step"]) for place, entry in moments.items()}
-        shapes = {place: [entry[name].shape for name in MOMENTS] for place, entry in moments.items()}
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        places = {index: place for place, index in enumerate(index for group in data["param_groups"] for index in group["params"])}
+        entries = {places[index]: {"step": float(entry["step"]), **{name: entry[name] for name in MOMENTS}} for index, entry in data["state"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
         raise InputError(f"{path}: expected the state of an Adam optimiser ({type(error).__name__})") from None
-    if count != len(parameters):
-        raise InputError(f"{path}: an optimiser of {count} parameters, expected the {len(parameters)} of the network")
-    for place, found in shapes.items():
-        if found != [parameters[place].shape] * len(MOMENTS):
-            raise InputError(f"{path}: moments of parameter {place} are of shape {tuple(found[0])}, expected {tuple(parameters[place].shape)}")
-    for place, entry in moments.items():
-        values = {name: entry[name].to(parameters[place], copy=True) for name in MOMENTS}
-        optimizer.state[parameters[place]] = {"step": torch.tensor(steps[place]), **values}
+    if len(places) != count:
+        raise InputError(f"{path}: an optimiser of {len(places)} parameters, expected the {count} of the network")
+    if not all(isinstance(entry[name], Tensor) for entry in entries.values() for name in MOMENTS):
+        raise InputError(f"{path}: expected the state of an Adam optimiser, with tensors {' and '.join(MOMENTS)}")
+    return entries
 
 
 def scaler_state(path: str | Path) -> dict[str, float | int]:
@@ -165,12 +192,11 @@ def losses(path: str | Path) -> list[float]:
 
 def curriculum(path: str | Path) -> dict:
     """The curriculum {stage start or option: value} that the last line of an options.txt spells as a Python literal. Raises InputError."""
-    path = Path(path)
-    lines = path.read_text(errors="replace").strip().splitlines()
+    last = (Path(path).read_text(errors="replace").strip().splitlines() or [""])[-1].strip()
     try:
-        assert len(lines[-1]) <= LONGEST_OPTIONS
-        literal = ast.literal_eval(lines[-1].strip())
-        assert isinstance(literal, dict)
-    except (AssertionError, IndexError, ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise InputError(f"{path}: expected the curriculum as a Python dict in the last line") from None
+        literal = ast.literal_eval(last) if len(last) <= LONGEST_OPTIONS else None
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        literal = None
+    if not isinstance(literal, dict):
+        raise InputError(f"{path}: expected the curriculum as a Python dict in the last line")
     return literal
