@@ -6,7 +6,7 @@ The Frechet and the kernel distance are called FID and KID when Inception made t
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,8 @@ def evaluate(fakes: Iterable[np.ndarray], count: int, reals: PictureSet, extract
     fake = gathered(own, count, extractor.device) if set(metrics) - {"fid"} else {}
     if ranks.rank():
         return {}
-    figures = _figures(spread, fake, real, extractor, metrics, random_subsets(count, reals.count, kid_subsets, kid_subset_size, seed), seed)
+    subsets = list(random_subsets(count, reals.count, kid_subsets, kid_subset_size, seed)) if "kid" in metrics else ()
+    figures = _figures(spread, fake, real, extractor, metrics, subsets, seed)
     settings = {"kid_subsets": kid_subsets, "kid_subset_size": kid_subset_size} if "kid" in metrics else {}
     return figures | settings | {"generated": count, "real": reals.count, "resolution": real["size"].tolist(), "extractor": extractor.name,
                                  "extractor_version": extractor.version, "torch": torch.__version__}
@@ -58,15 +59,17 @@ def check_request(metrics: Sequence[str], fakes: int, reals: int, extractor: Ext
         raise InputError(f"--metrics is: the inception score needs --extractor inception; {extractor.name} has no classes")
 
 
-def _figures(spread: Moments, fake: Features, real: Features, extractor: Extractor, metrics: Sequence[str], subsets: Iterable, seed: int) -> dict:
+def _figures(spread: Moments, fake: Features, real: Features, extractor: Extractor, metrics: Sequence[str], subsets: Collection, seed: int) -> dict:
     """{name: figure} of the metrics that are asked for."""
+    from tqdm import tqdm
     frechet, kernel = ("FID", "KID") if extractor.name == "inception" else (f"FD_{extractor.name}", f"KD_{extractor.name}")
     on = lambda features: features["features"].to(extractor.device)
     figures = {}
     if "fid" in metrics:
         figures[frechet] = frechet_distance(spread, moments(on(real)))
     if "kid" in metrics:
-        distances = kernel_distances(fake["features"], real["features"], subsets)
+        bar = tqdm(subsets, kernel, leave=False, disable=None, dynamic_ncols=True)
+        distances = kernel_distances(fake["features"], real["features"], bar)
         figures |= {kernel: float(distances.mean()), f"{kernel}_std": float(distances.std())}
     if "is" in metrics:
         figures["IS"], figures["IS_std"] = inception_score(fake["logits"], SPLITS, seed)
