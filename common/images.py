@@ -161,12 +161,16 @@ def read_depth(path: str | Path, side: int | None = None, z_range: np.ndarray | 
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The pictures of a folder or zip, sorted by name; labels float32 (n, L) of dataset.json or None; `unmatched` labels name no picture."""
+    """The pictures of a folder or zip, sorted by name; labels float32 (n, L) of dataset.json or None.
+
+    `unmatched` labels name no picture; `others` are the files that are no pictures.
+    """
 
     path: Path
     names: tuple[str, ...]
     labels: np.ndarray | None
     unmatched: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -191,14 +195,15 @@ def open_image_folder(path: str | Path, use_labels: bool = True) -> ImageFolder:
     names = tuple(sorted(name for name in members if Path(name).suffix.lower() in SUFFIXES))
     if not names:
         raise InputError(f"{path}: no pictures ({' '.join(sorted(SUFFIXES))})")
+    others = tuple(sorted(members - set(names)))
     if not use_labels:
-        return ImageFolder(path, names, None)
+        return ImageFolder(path, names, None, others=others)
     if "dataset.json" not in members:
         raise InputError(f"{path}/dataset.json: missing, expected the pictures' labels")
     table = _label_table(_read_member(path, "dataset.json", MAX_JSON_BYTES), f"{path}/dataset.json")
     if table is None:
-        return ImageFolder(path, names, None)
-    return ImageFolder(path, names, _label_rows(table, names, f"{path}/dataset.json"), tuple(sorted(set(table) - set(names))))
+        return ImageFolder(path, names, None, others=others)
+    return ImageFolder(path, names, _label_rows(table, names, f"{path}/dataset.json"), tuple(sorted(set(table) - set(names))), others)
 
 
 def _label_table(text: bytes, where: str) -> dict | None:

@@ -131,7 +131,8 @@ class Pictures:
         self.folder = open_image_folder(data_root, use_labels=False)
         self.transform = TRANSFORMS[transform]
         self._kept: dict[int, np.ndarray] = {}
-        self._keeps = self._crop(0).nbytes * len(self) <= cache_bytes         # and a folder that does not fit the transform is refused at once
+        first = read_cropped(self.folder, 0, self.transform)                  # a folder that does not fit the transform is refused at once
+        self._keeps = first.nbytes * len(self) <= cache_bytes
         self._pool = ThreadPoolExecutor(threads, "pictures")
         self._ahead: tuple[tuple, list[Future]] = ((), [])
 
@@ -159,29 +160,31 @@ class Pictures:
         """Picture i, uint8 (side, side, 3)."""
         picture = self._kept.get(i)
         if picture is None:
-            picture = self._crop(i)
+            picture = read_cropped(self.folder, i, self.transform)
         if self._keeps:
             self._kept[i] = picture
-        with self._naming(i):
+        with _naming(self.folder, i):
             return self.transform.resize(picture, side, flip)
-
-    def _crop(self, i: int) -> np.ndarray:
-        """Picture i before it is resized."""
-        picture = decode_rgb(self.folder.read_bytes(i), f"{self.folder.path}/{self.folder.names[i]}")
-        with self._naming(i):
-            return np.ascontiguousarray(self.transform.crop(picture))
-
-    @contextmanager
-    def _naming(self, i: int) -> Iterator[None]:
-        """Put a picture's file before what a transform refuses it for."""
-        try:
-            yield
-        except InputError as error:
-            raise InputError(f"{self.folder.path}/{self.folder.names[i]}: {error}") from None
 
 
 def _request(indices: Tensor, side: int, flips: Tensor) -> tuple[tuple[int, ...], int, tuple[bool, ...]]:
     return tuple(indices.tolist()), side, tuple(flips.tolist())
+
+
+def read_cropped(folder: ImageFolder, i: int, transform: Transform) -> np.ndarray:
+    """Picture i before it is resized, uint8 (H, W, 3). Raises InputError that names the file."""
+    picture = decode_rgb(folder.read_bytes(i), f"{folder.path}/{folder.names[i]}")
+    with _naming(folder, i):
+        return np.ascontiguousarray(transform.crop(picture))
+
+
+@contextmanager
+def _naming(folder: ImageFolder, i: int) -> Iterator[None]:
+    """Put a picture's file before what a transform refuses it for."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{folder.path}/{folder.names[i]}: {error}") from None
 
 
 def read_truth(folder: ImageFolder, i: int) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """Says what is wrong with a data set, file by file, and what is in it.
 
-    python scripts/check_data.py DIR          a SOF multi-view folder, or EG3D's folder or zip of pictures with dataset.json
+    python scripts/check_data.py DIR                         a SOF multi-view folder, or EG3D's folder or zip of pictures with dataset.json
+    python scripts/check_data.py DIR --transform celeba      a folder or zip of pictures as GOF takes them, which may lack dataset.json
 
 The layout is recognised by content. Every finding is one line that names the file; exit code 0 if there is none, else 2.
 """
@@ -21,7 +22,10 @@ from common.config import option, run_program
 from common.errors import InputError
 from common.images import ENCODINGS, ImageFolder, decode_labels, one_channel, open_image_folder, read_picture
 from common.labels import SOF_LABELS
+from gof.data import TRANSFORMS, Transform, read_cropped, read_truth
 from sof.data import find_views, read_cam2world, read_intrinsics, read_z_range
+
+UNIT = 5e-3                                                   # of normals stored in half precision
 
 
 @dataclass
@@ -29,6 +33,7 @@ class CheckConfig:
     dir: str = option(..., "the data set: a folder, or a zip file", positional=True)
     data_type: str = option("seg", "SOF: prefix of the label maps, as in seg_00.png")
     encoding: str = option("plain", "SOF: how the PNG files store labels", choices=ENCODINGS)
+    transform: str | None = option(None, "GOF: the transform that the pictures of a folder or zip are to fit", choices=TRANSFORMS)
     threads: int = option(4, "files read at once")
 
 
@@ -67,7 +72,7 @@ class Report:
 
 def main(config: CheckConfig) -> None:
     root = Path(config.dir)
-    found = {path: check(path, config) for path, check in data_sets(root, config.data_type).items()}
+    found = {path: check(path, config) for path, check in data_sets(root, config).items()}
     findings = [finding for report in found.values() for finding in report.findings]
     print("".join(f"{finding}\n" for finding in findings), end="")
     for path, report in found.items():
@@ -79,8 +84,11 @@ def main(config: CheckConfig) -> None:
     print("sound")
 
 
-def data_sets(root: Path, data_type: str) -> dict[Path, Callable[[Path, CheckConfig], Report]]:
+def data_sets(root: Path, config: CheckConfig) -> dict[Path, Callable[[Path, CheckConfig], Report]]:
     """The data sets at `root`, recognised by their content, and the check of each: heads' folders may have zips beside them."""
+    data_type = config.data_type
+    if config.transform:
+        return {root: check_gan}
     if root.is_file() or (root / "dataset.json").exists():
         return {root: check_eg3d}
     heads = {root: check_sof} if any((folder / "cam2world.npy").exists() or find_views(folder, data_type) for folder in subfolders(root)) else {}
@@ -178,7 +186,7 @@ def check_eg3d(path: Path, config: CheckConfig) -> Report:
         pictures = open_image_folder(path, use_labels=False)
         with report.noting():
             check_eg3d_labels(open_image_folder(path), report)
-        report.add(check_all(partial(check_eg3d_picture, pictures), range(len(pictures)), config.threads, "picture"))
+        report.add(check_all(partial(check_eg3d_picture, pictures, holds_truth(pictures)), range(len(pictures)), config.threads, "picture"))
     report.note(len(report.sizes) > 1, f"{path}: pictures of several sizes, expected one")
     return report
 
@@ -198,12 +206,53 @@ def check_eg3d_labels(pictures: ImageFolder, report: Report) -> None:
         check_intrinsics(cameras.intrinsics, where)
 
 
-def check_eg3d_picture(pictures: ImageFolder, i: int) -> Report:
+def check_eg3d_picture(pictures: ImageFolder, truth: bool, i: int) -> Report:
     report = Report(views=1)
     with report.noting():
         shape = pictures.read(i).shape
         report.sizes.add("x".join(map(str, shape)))
         report.note(shape[0] != shape[1], f"{pictures.path}/{pictures.names[i]}: {shape[1]}x{shape[0]}, expected a square")
+        if truth:
+            check_truth(pictures, i, shape[:2], report)
+    return report
+
+
+def holds_truth(pictures: ImageFolder) -> bool:
+    return any(name.endswith(".npz") for name in pictures.others)
+
+
+def check_truth(pictures: ImageFolder, i: int, size: tuple[int, int], report: Report) -> None:
+    """The depth and normals beside a picture."""
+    depth, normals = read_truth(pictures, i).values()
+    where, seen = f"{pictures.path}/{pictures.names[i]}", depth > 0
+    fits = depth.shape == size and normals.shape == (*size, 3)
+    report.note(not fits, f"{where}: depth {tuple(depth.shape)} and normals {tuple(normals.shape)} beside it, expected {size} and {(*size, 3)}")
+    report.note(not (depth.isfinite().all() and (depth >= 0).all()), f"{where}: depth beside it that is not finite or negative")
+    report.note(fits and not ((normals[seen].norm(dim=-1) - 1).abs() < UNIT).all(), f"{where}: normals beside it that are not unit where there is depth")
+
+
+# GOF
+
+def check_gan(path: Path, config: CheckConfig) -> Report:
+    """Pictures of any shape that the transform takes; labels and depth only where there are some."""
+    report = Report(what=f"pictures for --transform {config.transform}")
+    with report.noting():
+        pictures = open_image_folder(path, use_labels=False)
+        if "dataset.json" in pictures.others:
+            with report.noting():
+                check_eg3d_labels(open_image_folder(path), report)
+        check = partial(check_gan_picture, pictures, TRANSFORMS[config.transform], holds_truth(pictures))
+        report.add(check_all(check, range(len(pictures)), config.threads, "picture"))
+    return report
+
+
+def check_gan_picture(pictures: ImageFolder, transform: Transform, truth: bool, i: int) -> Report:
+    report = Report(views=1)
+    with report.noting():
+        height, width = read_cropped(pictures, i, transform).shape[:2]
+        report.sizes.add(f"{width}x{height}")
+        if truth:
+            check_truth(pictures, i, (height, width), report)
     return report
 
 

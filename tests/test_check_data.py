@@ -2,8 +2,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +12,8 @@ from common.cameras import Cameras, intrinsics_matrix, orbit
 from common.errors import InputError
 from common.images import encode_png, write_eg3d_zip, write_png
 from scripts.check_data import CheckConfig, main
+from tests import programs
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "check_data.py"
 VIEWS = 4
 
 
@@ -173,12 +171,56 @@ def test_broken_zip_is_one_finding(eg3d, capsys):
     assert len(findings) == 1 and str(path) in findings[0]
 
 
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    for k, size in enumerate([(218, 178), (200, 180), (300, 171)]):
+        write_png(tmp_path / "photos" / f"{k}.png", np.full((*size, 3), k, np.uint8))
+    return tmp_path / "photos"
+
+
+def test_pictures_for_a_gan(photos, capsys):
+    """Those that the transform takes pass without labels; every other is one finding; labels that are there are checked."""
+    findings, summary = checked(capsys, photos, transform="celeba")
+    assert findings == [] and "pictures for --transform celeba, 3 pictures of 256x256" in summary
+    assert checked(capsys, photos, transform="bfm")[0] == []
+    write_png(photos / "3.png", np.zeros((169, 300, 3), np.uint8))
+    (photos / "2.png").write_bytes((photos / "2.png").read_bytes()[:-20])
+    findings, _ = checked(capsys, photos, transform="bfm")
+    assert len(findings) == 2 and "2.png: broken" in findings[0] and "3.png: 300x169 pixels, expected 170x170 or more" in findings[1]
+    (photos / "dataset.json").write_text('{"labels": [["0.png", [1]]]}')
+    assert "no label for 3 of 4" in checked(capsys, photos, transform="cats")[0][0]
+
+
+TRUTH_DAMAGE = {
+    "missing": (lambda depth, normals: None, "no depth and normals"),
+    "of another size": (lambda depth, normals: (depth[:4], normals[:4]), r"depth (4, 8) and normals (4, 8, 3) beside it, expected (8, 8)"),
+    "not finite": (lambda depth, normals: (depth * np.nan, normals), "not finite"),
+    "negative": (lambda depth, normals: (-depth, normals), "negative"),
+    "not unit": (lambda depth, normals: (depth, normals * 2), "not unit"),
+}
+
+
+@pytest.mark.parametrize("what", TRUTH_DAMAGE)
+@pytest.mark.parametrize("transform", [None, "people"])
+def test_depth_and_normals_beside_pictures(eg3d, capsys, what, transform):
+    damage, words = TRUTH_DAMAGE[what]
+    truth = np.ones((8, 8), np.float32), np.full((8, 8, 3), 3 ** -0.5, np.float16)
+    for k in range(3):
+        np.savez(eg3d / "00000" / f"img{k}.npz", depth=truth[0], normals=truth[1])
+    assert checked(capsys, eg3d, transform=transform)[0] == []
+    place, damaged = eg3d / "00000" / "img1.npz", damage(*truth)
+    place.unlink() if damaged is None else np.savez(place, depth=damaged[0], normals=damaged[1])
+    findings, _ = checked(capsys, eg3d, transform=transform)
+    assert len(findings) == 1 and "img1.png" in findings[0] and words in findings[0]
+
+
 def test_exit_codes_as_a_user_meets_them(heads, tmp_path):
-    run = lambda *arguments: subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path)
+    run = lambda path: programs.run(tmp_path / "elsewhere", "scripts/check_data.py", path)
     sound = run(heads)
-    assert sound.returncode == 0 and sound.stderr == "" and sound.stdout.endswith("sound\n")
+    assert sound.code == 0 and sound.err == "" and sound.out.endswith("sound\n")
     (heads / "00001" / "seg_01.png").write_bytes(b"")
     damaged = run(heads)
-    assert damaged.returncode == 2 and "seg_01.png" in damaged.stdout and damaged.stderr == f"error: {heads}: 1 finding\n"
+    assert damaged.code == 2 and "seg_01.png" in damaged.out and damaged.err == f"error: {heads}: 1 finding\n"
     nothing = run(tmp_path / "heads" / "00000")
-    assert nothing.returncode == 2 and nothing.stdout == "" and nothing.stderr.count("\n") == 1 and "no data set" in nothing.stderr
+    assert nothing.out == ""
+    programs.refused(nothing, "no data set")
