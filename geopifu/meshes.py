@@ -16,6 +16,7 @@ from common.files import replacing
 from common.meshes import Mesh, marching_cubes
 from common.surfaces import Field, dense_grid, grid_axes, refine_grid
 from geopifu.geometry import BOX
+from geopifu.model import GeoPIFu, Scene
 from geopifu.sampling import project, sample_picture
 
 RESOLUTION = (171, 256, 171)
@@ -85,11 +86,19 @@ def surface(values: Tensor, box: Tensor) -> Mesh:
 
 
 def coarse_surface(occupancy: Tensor, published: bool = False) -> Mesh:
-    """The canonical surface of a V-net's occupancy (D, H, W), whose voxel i is centred at i + 1/2; `published`: at i, half a voxel off."""
+    """The surface of a V-net's occupancy (D, H, W), in the photo's own view; voxel i is centred at i + 1/2, `published`: at i, half a voxel off."""
     values = occupancy.permute(2, 1, 0)                         # x, y, z
     counts = np.array(values.shape)
     low = (0.5 * (not published) - counts / 2) / counts[1]
     return surface(values, torch.from_numpy(np.stack([low, low + (counts - 1) / counts[1]])))
+
+
+def body(model: GeoPIFu, scene: Scene, resolution: tuple[int, int, int] = RESOLUTION, evaluation: str = "refine", chunk: int = POINTS) -> Mesh:
+    """The canonical surface of a scene of one person. Raises InputError where there is none."""
+    box = grid_box(resolution)
+    here = box.to(scene.calibs)
+    values, _ = values_on_grid(lambda points: model.field(scene, points[None])[0], here, resolution, evaluation, chunk)
+    return surface(values, box)
 
 
 def vertex_colors(vertices: np.ndarray, photo: Tensor, calib: Tensor, published: bool = False) -> np.ndarray:
