@@ -117,6 +117,20 @@ def fibonacci_positions(radius: float, count: int, omega: float = 20.0) -> Tenso
     return torch.stack([ring * (omega * t).cos(), height, ring * (omega * t).sin()], dim=-1)
 
 
+def fibonacci_path(center: Tensor, radius: float, count: int, turns: float = 20.0) -> Path:
+    """`fibonacci_positions` about `center`, looking at it, as wound as on the unit sphere whatever the radius."""
+    positions = center + fibonacci_positions(radius, count, turns / radius)
+    return positions, center.expand_as(positions)
+
+
+def upwards(forward: Tensor) -> Tensor:
+    """Directions (N, 3) that are up in pictures looking along `forward` (N, 3): +y, or, for a view straight down or up, as for a camera that comes
+    there from before the face."""
+    vertical = torch.nn.functional.normalize(forward, dim=-1)[..., 1:]
+    up, zero = torch.tensor([0.0, 1.0, 0.0], dtype=forward.dtype), torch.zeros_like(vertical)
+    return torch.where(vertical.abs() > 1 - 1e-9, torch.cat([zero, zero, vertical.sign()], dim=-1), up)
+
+
 def _serpentine(outer, inner, count: int) -> tuple[Tensor, Tensor]:
     """The first `count` points of a square grid: the inner range runs up, then down, and so on."""
     side = math.ceil(math.sqrt(count))
@@ -139,7 +153,9 @@ def normal_map(cameras: Cameras, z_depth: Tensor) -> Tensor:
 
 
 def path_poses(name: str, count: int, distance: float = PUBLISHED_DISTANCE) -> Tensor:
-    """cam2world (N, 4, 4), float64, of a named path round the head: turntable, sphere, uniform or spiral.
+    """cam2world (N, 4, 4), float64, of a named path round the head: turntable, sphere, uniform, spiral, plane or fibonacci.
+
+    plane is as wide at distance d as the release's at 1; fibonacci passes over the head and below it.
 
     Raises InputError for another name.
     """
@@ -154,7 +170,10 @@ def path_poses(name: str, count: int, distance: float = PUBLISHED_DISTANCE) -> T
         "sphere": lambda: sphere_path(center, distance, count),
         "uniform": lambda: uniform_path(center, distance, count),
         "spiral": lambda: spiral_path(front, center, distance, count),
+        "plane": lambda: plane_path(torch.zeros_like(center), distance, count, (0.05 * distance, -0.05 * distance)),
+        "fibonacci": lambda: fibonacci_path(center, distance, count),
     }
     if name not in paths:
         raise InputError(f"--path: {name!r} is none of turntable, {', '.join(paths)}")
-    return look_at(*paths[name]())
+    positions, targets = paths[name]()
+    return look_at(positions, targets, upwards(targets - positions))

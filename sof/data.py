@@ -306,9 +306,19 @@ def parse_intrinsics(text: str, side: int, where: str = "intrinsics.txt") -> Ten
         lines = text.splitlines()
         focal, cx, cy = (float(number) for number in lines[0].split()[:3])
         height, width = (float(number) for number in lines[3].split()[:2])
-    except (ValueError, IndexError):
+        across, down = side / width, side / height
+    except (ValueError, IndexError, ZeroDivisionError):
         raise InputError(f"{where}: expected 'f cx cy 0.' in line 1 and 'height width' in line 4") from None
     matrix = torch.eye(4, dtype=torch.float64)
-    matrix[0, 0] = matrix[1, 1] = focal * side / height
-    matrix[0, 2], matrix[1, 2] = cx * side / width, cy * side / height
+    matrix[0, 0] = matrix[1, 1] = focal * down
+    matrix[0, 2], matrix[1, 2] = cx * across, cy * down
+    check_intrinsics(matrix[:3, :3], where)
     return matrix
+
+
+def read_intrinsics_txt(path: str | Path, side: int) -> Tensor:
+    """`parse_intrinsics` of a file. Raises InputError naming it."""
+    try:
+        return parse_intrinsics(Path(path).read_text(), side, str(path))
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a text file, expected an intrinsics.txt") from None

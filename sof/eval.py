@@ -21,11 +21,12 @@ from common.ranks import device_of
 from sof import data, model
 from sof.metrics import logged_miou
 from sof.predict import as_learned, evenly, predict_labels, truth_above
+from sof.prior import PriorOptions, looking
 from sof.train import TrainConfig, load_views
 
 
 @dataclass
-class EvalConfig:
+class EvalConfig(PriorOptions):
     """Options of sof/eval.py; what is empty is as the run was trained."""
 
     checkpoint: str = option(..., "run folder, checkpoint of ours or author's file")
@@ -52,7 +53,7 @@ def main(config: EvalConfig) -> None:
         if observations:
             views = load_views(trained, config.sample_instances or trained.sample_instances_train, observations, data.find_indexing(config.checkpoint))
             views = as_learned(sof, views) if name == "seen" else views
-            predicted = predict_labels(sof, views)
+            predicted = predict_labels(sof, views, look=lambda sof, scene: looking(config, sof, scene)[0])
             figures |= measure(predicted, views, name, sof.config.out_channels)
             some = evenly(len(views))
             write_png(folder / f"views_{name}.png", truth_above(predicted[some], views.pick(some)))

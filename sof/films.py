@@ -14,14 +14,14 @@ from common.images import contact_sheet, write_png
 from common.labels import colorize
 from common.ranks import device_of
 from sof.cameras import CENTER, film_path, path_poses
-from sof.edit import Draw, FilmOptions, drawer, eased, exchange_film, expression_film, journey, keep_face, overlay, there_and_back
-from sof.look import PALETTES, Look, cameras_at, code_of, distance_of, facing, opened, read_codes, write_views
+from sof.edit import Draw, FilmOptions, drawer, eased, exchange_film, expression_film, journey, keep_face, overlay, there_and_back, with_expressions
+from sof.look import PALETTES, Look, cameras_at, code_of, distance_of, facing, opened, read_codes, read_rows, row_of, write_views
 from sof.model import SOF
 
 WEIGHTS = {"cdf": eased, "linear": lambda count: torch.linspace(0, 1, count, dtype=torch.float64)}
 FACE = tuple(range(2, 11))                                      # what an expression changes: brows, eyes, nose, mouth, lips
 SHEET_CODES, SHEET_AZIMUTHS = 8, (-40.0, 0.0, 40.0)
-SWEEPS = {"expressions": (0.0, -0.45, 0.45, 0.0), "exchange": (0.0, -0.55, 0.55, 0.0)}          # TestAll's and Test_MV_Inference's
+SWEEPS = {"expressions": 0.45, "exchange": 0.55}                # radians to each side, TestAll's and Test_MV_Inference's
 
 
 @dataclass
@@ -54,7 +54,18 @@ class FilmConfig(FilmOptions, Look):
 
     to: str = option(..., "the other head, as for instance")
     kind: str = option("expressions", "expressions: TestAll's, exchange: Test_MV_Inference's, which turns about both heads", choices=SWEEPS)
+    sweep: float | None = option(None, "radians that the camera swings to each side first; empty: 0.45 for expressions (TestAll's other film: 0.55), else 0.55")
     directions: list[str] = option([], "for expressions: two .npy files, the direction for closed mouths (a smile) and for open ones (neutral); empty: none")
+    fps: float = option(15.0, "frames a second of the films", low=1)
+
+
+@dataclass
+class ExpressionsConfig(Look):
+    """Options of `expressions`."""
+
+    params: str | None = option(None, "face parameters, one expression a row, an .npy file; empty: those of the heads that the model was trained on")
+    kept: int = option(164, "of the head's own face parameters, the first that stay: who it is", low=0)
+    azimuth: float = option(0.0, "of the camera, in degrees from the front")
     fps: float = option(15.0, "frames a second of the films", low=1)
 
 
@@ -98,13 +109,28 @@ def film(config: FilmConfig) -> None:
     source, target = (code_of(config, sof, head) for head in (config.instance, config.to))
     center = torch.tensor(CENTER, dtype=torch.float64)
     front = center + torch.tensor([0.0, 0.0, distance_of(config, sof)], dtype=torch.float64)
-    poses, draw = look_at(*film_path(front, center, steps=config.steps, sweeps=SWEEPS[config.kind])), drawer_of(config, sof)
+    swing = SWEEPS[config.kind] if config.sweep is None else config.sweep
+    poses, draw = look_at(*film_path(front, center, steps=config.steps, sweeps=(0.0, -swing, swing, 0.0))), drawer_of(config, sof)
     if config.kind == "exchange":
         frames = exchange_film(draw, source, target, poses, config, again=4 * config.steps)
     else:
         frames = expression_film(draw, source, target, poses, config, directions_of(config, sof))
     write_views(Path(config.out), frames, config.palette, config.fps, "film")
     print(f"{len(frames)} frames in {config.out}")
+
+
+@torch.no_grad()
+def expressions(config: ExpressionsConfig) -> None:
+    """One head of a model with an encoder (--use_encoder) with every expression there is, or those of a file (Test_expression)."""
+    sof = opened(config)
+    if not sof.config.use_encoder:
+        raise InputError(f"{config.checkpoint}: its codes are learned one by one, expected a model of face parameters (--use_encoder)")
+    row = row_of(config, sof, config.instance)
+    params = sof.face_params if config.params is None else read_rows(config.params, sof.config.encoder_size).to(sof.face_params)
+    codes = sof.mapping_fn(with_expressions(sof.face_params[row], params, config.kept))
+    frames = drawer_of(config, sof)(facing([config.azimuth] * len(codes), distance_of(config, sof)), codes)
+    write_views(Path(config.out), frames, config.palette, config.fps, "expressions")
+    print(f"{len(frames)} expressions in {config.out}")
 
 
 def drawer_of(config: Look, sof: SOF) -> Draw:

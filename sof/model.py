@@ -189,8 +189,12 @@ class SOF(nn.Module):
             points = sphere_start(points, directions, self.config.sphere_radius)
         if noise is not None:
             points = points + directions * noise
+        return self.advance(scene, points, directions, self.config.tracing_steps)
+
+    def advance(self, scene: Layers, points: Tensor, directions: Tensor, steps: int) -> Tensor:
+        """Points (B, R, 3) after `steps` steps of the learned march from wherever they are."""
         step = self.ray_marcher.along(directions)
-        for _ in range(self.config.tracing_steps):
+        for _ in range(steps):
             points = points + directions * step(evaluate(scene, points))
         return points
 

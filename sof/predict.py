@@ -1,7 +1,7 @@
 """What a trained SOF says: labels and depth from any camera."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +19,8 @@ from common.render import Shoot, render
 from sof.cameras import learned_cameras
 from sof.data import Views
 from sof.model import SOF
+
+Shooter = Callable[[SOF, Layers], Shoot]                      # how a head is looked at: `shooter`, or one that knows more
 
 
 def shooter(model: SOF, scene: Layers, scores: bool = False) -> Shoot:
@@ -43,13 +45,13 @@ def slicer(model: SOF, scene: Layers, depth: float) -> Shoot:
 
 
 @torch.no_grad()
-def predict(model: SOF, instances: Tensor, cameras: Cameras, side: int, chunk: int | None = None) -> Iterator[dict[str, Tensor]]:
+def predict(model: SOF, instances: Tensor, cameras: Cameras, side: int, chunk: int | None = None, look: Shooter = shooter) -> Iterator[dict[str, Tensor]]:
     """labels (S, S) uint8 and z_depth (S, S) of head instances[k] from camera k, for each k; a head's scene is built once while it stays the same."""
-    built, scene = None, None
+    built, shoot = None, None
     for instance, k in zip(instances.tolist(), range(len(cameras))):
         if instance != built:
-            built, scene = instance, model.scene_of(instances[k : k + 1].to(cameras.cam2world.device))
-        seen = render(shooter(model, scene), cameras.pick([k]), side, side, rays_at_once(model, side, chunk))
+            built, shoot = instance, look(model, model.scene_of(instances[k : k + 1].to(cameras.cam2world.device)))
+        seen = render(shoot, cameras.pick([k]), side, side, rays_at_once(model, side, chunk))
         yield {name: picture[0] for name, picture in seen.items()}
 
 
@@ -58,11 +60,11 @@ def rays_at_once(model: SOF, side: int, chunk: int | None = None) -> int | None:
     return side**2 if model.whole_pictures else chunk
 
 
-def predict_labels(model: SOF, views: Views, chunk: int | None = None) -> Tensor:
+def predict_labels(model: SOF, views: Views, chunk: int | None = None, look: Shooter = shooter) -> Tensor:
     """Label maps (n, S*S) uint8, on the CPU, of every view, the model in eval mode meanwhile."""
     check_heads(model, views)
     training = model.training
-    pictures = predict(model.eval(), views.instances, views.cameras.move(next(model.parameters()).device), views.side, chunk)
+    pictures = predict(model.eval(), views.instances, views.cameras.move(next(model.parameters()).device), views.side, chunk, look)
     labels = [seen["labels"].flatten().cpu() for seen in tqdm(pictures, "views", len(views), leave=False, disable=None)]
     model.train(training)
     return torch.stack(labels)

@@ -1,7 +1,8 @@
-"""Look at a trained SOF: python sof/render.py views|slices|layers|mesh|interpolate|edit|film --checkpoint log/people --instance 0
+"""Look at a trained SOF: python sof/render.py views|slices|layers|mesh|dolly|depth|interpolate|edit|film|expressions --checkpoint log/people --instance 0
 
 views: label maps from a path of cameras, as PNGs, MP4 and GIF; slices: the field on planes before the camera; layers: those planes as a film; mesh: its
-surface with label colours. interpolate, edit and film change the head (sof/films.py).
+surface with label colours; dolly, depth: that surface's depth, and what it does for the march (sof/dolly.py). interpolate, edit, film and expressions
+change the head (sof/films.py).
 """
 from __future__ import annotations
 
@@ -20,16 +21,19 @@ from common.images import contact_sheet, write_png
 from common.labels import SOF_LABELS, colorize
 from common.render import render
 from sof.cameras import normal_map, path_poses
-from sof.films import EditConfig, FilmConfig, InterpolateConfig, edit, film, interpolate
+from sof.dolly import DepthConfig, DollyConfig, depth_film, dolly
+from sof.edit import close_holes
+from sof.films import EditConfig, ExpressionsConfig, FilmConfig, InterpolateConfig, edit, expressions, film, interpolate
 from sof.look import PALETTES, Look, cameras_at, code_of, distance_of, facing, opened, write_films, write_views
 from sof.model import SOF, resize_scores
 from sof.predict import rays_at_once, shooter, slicer
+from sof.prior import PriorOptions, looking
 
-PATHS = ("turntable", "sphere", "uniform", "spiral", "azimuths")
+PATHS = ("turntable", "sphere", "uniform", "spiral", "plane", "fibonacci", "azimuths")
 
 
 @dataclass
-class ViewsConfig(Look):
+class ViewsConfig(PriorOptions, Look):
     """Options of `views`."""
 
     path: str = option("turntable", "cameras round the head, or at the given azimuths", choices=PATHS)
@@ -38,6 +42,8 @@ class ViewsConfig(Look):
     output_sidelength: int | None = option(None, "side of the pictures; if other than side, probabilities are resized, as the release does", low=8)
     fps: float = option(15.0, "frames a second of the films", low=1)
     geometry: bool = option(False, "also depth and normals")
+    area_closing: int = option(0, "holes of background within the head, of fewer pixels than this of 512 x 512, are closed; Test_MV_Inference: 6000", low=0)
+    published_closing: bool = option(False, "with area_closing, as the notebook does: every region of a label lower than all about it is a hole")
 
 
 @dataclass
@@ -83,12 +89,18 @@ def views(config: ViewsConfig) -> None:
         raise InputError("--azimuths: expected one at least" if config.path == "azimuths" else f"--count {config.count}: too few for --path {config.path}")
     cameras = cameras_at(config, sof, cam2world)
     side = config.output_sidelength or config.side
-    seen = render(shooter(sof, scene, scores=side != config.side), cameras, config.side, config.side, rays_at_once(sof, config.side))
+    shoot, for_mesh = looking(config, sof, scene, scores=side != config.side)
+    seen = render(shoot, cameras, config.side, config.side, rays_at_once(sof, config.side))
     labels = seen["labels"] if side == config.side else resize_scores(seen["scores"].flatten(1, 2), side).argmax(-1).unflatten(1, (side, side)).byte()
-    out = Path(config.out)
-    write_views(out, labels.cpu().numpy(), config.palette, config.fps)
+    labels, out = labels.cpu().numpy(), Path(config.out)
+    if config.area_closing:
+        labels = close_holes(labels, config.area_closing, config.published_closing)
+    write_views(out, labels, config.palette, config.fps)
     if config.geometry:
         write_geometry(out, cameras, seen["z_depth"].cpu())
+    if "asked" in seen:
+        asked, usual = int(seen["asked"].sum()), seen["asked"].numel() * (sof.config.tracing_steps + 1)
+        print(f"with the prior the field was asked {asked:,} times instead of {usual:,}, and {for_mesh:,} times for its mesh")
     print(f"{len(labels)} views in {out}")
 
 
@@ -186,5 +198,7 @@ def write_geometry(out: Path, cameras: Cameras, z_depth: Tensor) -> None:
 
 
 if __name__ == "__main__":
-    commands = {"views": (views, ViewsConfig), "slices": (slices, SlicesConfig), "layers": (layers, LayersConfig), "mesh": (mesh, MeshConfig)}
-    run_commands({**commands, "interpolate": (interpolate, InterpolateConfig), "edit": (edit, EditConfig), "film": (film, FilmConfig)}, __doc__)
+    commands = {"views": (views, ViewsConfig), "slices": (slices, SlicesConfig), "layers": (layers, LayersConfig), "mesh": (mesh, MeshConfig),
+                "dolly": (dolly, DollyConfig), "depth": (depth_film, DepthConfig), "interpolate": (interpolate, InterpolateConfig), "edit": (edit, EditConfig),
+                "film": (film, FilmConfig), "expressions": (expressions, ExpressionsConfig)}
+    run_commands(commands, __doc__)

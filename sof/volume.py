@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.cameras import Cameras
 from common.chunks import in_chunks
-from common.meshes import Mesh, marching_cubes, vertex_normals
+from common.meshes import Mesh, largest_component, marching_cubes, vertex_normals
 from common.rays import unproject
 from common.render import default_chunk
 from common.surfaces import dense_grid, refine_grid
@@ -64,6 +64,12 @@ def head_volume(model: SOF, scene, camera: Cameras, side: int, slices: int, z_ra
     box = torch.tensor([[0.0, 0.0, 0.0], [side - 1, side - 1, slices - 1]], device=camera.cam2world.device)
     shape, chunk = (side, side, slices), default_chunk(box.device)
     return dense_grid(margins, box, shape, chunk) if level is None else refine_grid(margins, box, shape, level, chunk=chunk)
+
+
+def head_mesh(model: SOF, scene, camera: Cameras, side: int, z_range: tuple[float, float]) -> tuple[Mesh, int]:
+    """The largest surface of one head before one camera, of side^3 voxels, and how many of them the field was asked for. Raises InputError without one."""
+    volume, evaluations = head_volume(model, scene, camera, side, side, z_range)
+    return largest_component(volume_mesh(volume, camera, z_range)), evaluations
 
 
 def paint_labels(model: SOF, scene, mesh: Mesh, palette: np.ndarray, device: torch.device | str = "cpu") -> Mesh:
