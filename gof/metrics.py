@@ -28,13 +28,18 @@ def depth_spread(density: Density, origins: Tensor, directions: Tensor, options:
         depths = torch.linspace(options.near, options.far, samples, dtype=origins.dtype, device=origins.device).expand(*origins.shape[:2], -1)
         at = lambda depths: density((origins[:, :, None] + directions[:, :, None] * depths[..., None]).flatten(1, 2)).view(depths.shape)
         logits = at(depths)
-        alphas = alphas_of(logits, depths, options)
-        if options.surface:
-            alphas = torch.where(depths <= search_surface(at, logits, depths, options)["surface_depth"][..., None] - cut, 0, alphas)
-        seen = composite(alphas, logits[..., None], depths)
-        return {name: seen[name] for name in ("depth_variance", "opacity")}
+        before = search_surface(at, logits, depths, options)["surface_depth"][..., None] - cut if options.surface else None
+        return spread_of(alphas_of(logits, depths, options), depths, before)
 
     return tuple(in_chunks(spread, origins, directions, chunk=RAYS, axis=1).values())
+
+
+def spread_of(alphas: Tensor, depths: Tensor, before: Tensor | None = None) -> dict[str, Tensor]:
+    """{"depth_variance", "opacity"} (...) of samples' opacities and depths (..., S); those at depths up to `before` (..., 1) do not count."""
+    if before is not None:
+        alphas = torch.where(depths <= before, 0, alphas)
+    seen = composite(alphas, depths[..., None], depths)
+    return {name: seen[name] for name in ("depth_variance", "opacity")}
 
 
 def weighted_variance(variances: Tensor, opacities: Tensor, least: float = OPAQUE) -> Tensor:

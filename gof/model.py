@@ -123,16 +123,17 @@ def see(generator: Generator, scene: Scene, cameras: Cameras, uv: Tensor, march_
     return seen | {"origins": origins, "directions": directions}
 
 
-def shoot(generator: Generator, scene: Scene, march_by: March, cameras: Cameras, uv: Tensor, draws: Draws = Draws(), of_surface: bool = True) -> dict[str, Tensor]:
+def shoot(generator: Generator, scene: Scene, march_by: March, cameras: Cameras, uv: Tensor, draws: Draws = Draws(), of_surface: bool = True,
+          in_full: bool = False) -> dict[str, Tensor]:
     """Everything that the inference of GOF shows of pixels uv (B, R, 2), each (B, R, ...), for `common.render.render`.
 
     colors [0, 1], depth and surface_depth within the ray's range, hit, depth_variance, opacity; with `of_surface` also normals (world, outward)
-    and surface_colors of the field at the surface (at the rendered depth for a field without surface search).
+    and surface_colors of the field at the surface (at the rendered depth for a field without surface search); `in_full` keeps every sample too.
     """
     seen = see(generator, scene, cameras, uv, march_by, draws)
     depth = seen.get("surface_depth", seen["depth"])
     names = ("colors", "depth", "depth_variance", "opacity", "surface_depth", "hit")
-    picture = {name: seen[name] for name in names if name in seen}
+    picture = dict(seen) if in_full else {name: seen[name] for name in names if name in seen}
     if of_surface:
         points = seen["origins"] + seen["directions"] * depth[..., None]
         picture["normals"] = generator.siren.normals(scene, points)
@@ -191,8 +192,20 @@ def _averaged_weights(opened: Opened) -> dict[str, Tensor]:
 
 
 def _load_published(opened: Opened, curriculum: str | None) -> Generator:
-    from gof.published import published_generator
+    """An author's generator; as in their scripts, with the averaged weights of an ema.pth beside it."""
+    from gof.published import generator_state
 
     if not curriculum:
         raise InputError(f"{opened.path}: an author's file carries no options; add --curriculum with the one it was trained by (BFM, CelebA, CATS, ...)")
-    return published_generator(opened, curriculum)
+    generator = Generator(read_curriculum(curriculum))
+    load_strict(generator, generator_state(opened.path, generator), str(opened.path))
+    return generator
+
+
+def read_curriculum(name: str) -> ModelConfig:
+    """The generator's options of a curriculum, by name or YAML file; `published` in it sets the release's defects."""
+    from common.config import load as load_yaml
+    from gof.train import TrainConfig, checked
+
+    config = checked(load_yaml(TrainConfig, curriculum_path(name)))
+    return ModelConfig(**{field.name: getattr(config, field.name) for field in fields(ModelConfig)})

@@ -51,7 +51,7 @@ def restore(config, state: dict) -> None:
     if Path(config.load_dir).is_dir() and not numbered(Path(config.load_dir) / "checkpoints") and not numbered(config.load_dir):
         from gof.published import states
 
-        found = states(config.load_dir, state["generator"], state["discriminator"])
+        found = states(config.load_dir, state)
     else:
         found = open_checkpoint(config.load_dir).data
     for name in state.keys() & found.keys():
