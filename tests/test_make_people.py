@@ -27,6 +27,7 @@ from common.people.persons import person
 from common.people.renderer import BACKGROUND, render
 from common.rays import camera_rays, pixel_grid
 from scripts import make_people
+from tests import programs
 
 SCRIPT = Path(make_people.__file__)
 SMALL = {"count": 3, "views": 2, "resolution": 48, "rgb": False}
@@ -175,11 +176,11 @@ def test_goes_on_after_a_kill(whole, tmp_path):
 
 @pytest.mark.parametrize("flags, word", [
     (["--shard", "2/2"], "--shard"), (["--count", "0"], "--count"), (["--split", "dev"], "--split"), (["--resolutoin", "64"], "--resolution"),
-    (["--seed", "5"], "--seed"), (["--device", "abacus"], "--device")])
-def test_bad_flags_are_one_line(whole, flags, word):
+    (["--seed", "5"], "--seed"), (["--device", "abacus"], "--device"), (["--h_stddev", "0.5"], "--h_stddev"), (["--background", "red"], "--background")])
+def test_bad_flags_are_one_line(whole, tmp_path, flags, word):
     before = contents(whole, but=())
-    done = run("heads", "--out", whole, "--count", 3, "--views", 2, "--resolution", 48, "--rgb", False, *flags, cwd=whole)
-    assert done.returncode == 2 and word in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    arguments = ["heads", "--out", whole, "--count", 3, "--views", 2, "--resolution", 48, "--rgb", False, *flags]
+    programs.refused(programs.run(tmp_path, "scripts/make_people.py", *arguments), word)
     assert contents(whole, but=()) == before
 
 
