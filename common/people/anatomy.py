@@ -50,9 +50,20 @@ class Skin(Part):
 @cache
 def skin() -> Skin:
     """The head, neck, shoulders and the inside of the mouth."""
+    return _skin(LOWEST, 2)
+
+
+@cache
+def whole_skin() -> Skin:
+    """The skin from head to toe, closed, less finely divided."""
+    return _skin(-np.inf, 1)
+
+
+def _skin(lowest: float, levels: int) -> Skin:
+    """The skin above a height of the template after `levels` subdivisions."""
     body = load_body()
-    keep = body.template[body.quads["body"]][..., 1].min(1) > LOWEST
-    matrix, quads, textures = _finer(body, body.quads["body"][keep], body.textures[keep], 2)
+    keep = body.template[body.quads["body"]][..., 1].min(1) > lowest
+    matrix, quads, textures = finer(body, body.quads["body"][keep], body.textures[keep], levels)
     template = matrix @ body.template
     center, texture = template[quads].mean(1), textures.mean(1)
     masked = {name: _masked(body, name, texture) for name in ("lips", "eyelids", "ears", "inside-mouth")}
@@ -60,7 +71,7 @@ def skin() -> Skin:
     labels = _skin_labels(center, masked, jaw[quads].mean(1))
     soft = lambda mask: np.bincount(quads.reshape(-1), np.repeat(mask, 4), len(template)) / np.bincount(quads.reshape(-1), minlength=len(template))
     tints = (soft(masked[name].astype(float)) for name in ("lips", "eyelids", "inside-mouth"))
-    return Skin(matrix, _triangles(quads), np.repeat(labels, 2), template, _brow(template), *tints)
+    return Skin(matrix, triangulated(quads), np.repeat(labels, 2), template, _brow(template), *tints)
 
 
 def _skin_labels(center: np.ndarray, masked: dict[str, np.ndarray], jaw: np.ndarray) -> np.ndarray:
@@ -103,11 +114,11 @@ def mouth() -> tuple[Part, ...]:
 def _helper(name: str, levels: int, label: int) -> Part:
     """A group of the base mesh under one label."""
     body = load_body()
-    matrix, quads, _ = _finer(body, body.quads[name], None, levels)
-    return Part(matrix, _triangles(quads), np.full(2 * len(quads), label, np.uint8), matrix @ body.template)
+    matrix, quads, _ = finer(body, body.quads[name], None, levels)
+    return Part(matrix, triangulated(quads), np.full(2 * len(quads), label, np.uint8), matrix @ body.template)
 
 
-def _finer(body: Body, quads: np.ndarray, textures: np.ndarray | None, levels: int):
+def finer(body: Body, quads: np.ndarray, textures: np.ndarray | None, levels: int):
     """(matrix from the base vertices, quads, texture corners) after `levels` subdivisions."""
     import scipy.sparse as sp
 
@@ -121,7 +132,7 @@ def _finer(body: Body, quads: np.ndarray, textures: np.ndarray | None, levels: i
     return matrix, quads, textures
 
 
-def _triangles(quads: np.ndarray) -> np.ndarray:
+def triangulated(quads: np.ndarray) -> np.ndarray:
     """Two triangles (2 Q, 3) of each quad."""
     return quads[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
 

@@ -25,23 +25,24 @@ def head_scene(person: Person) -> Scene:
     skin = anatomy.skin()
     base = rest_vertices(load_body(), person.phenotype, person.changes, person.expression)
     calm = skin.matrix @ rest_vertices(load_body(), person.phenotype, person.changes, {})
-    base = _canonical(base, calm, skin, person)
+    scale, middle = framing(calm, skin, person)
+    base = scale * (base - middle)
     vertices = skin.matrix @ base
     parts = [Surface(vertices, skin.triangles, skin.labels, skin_colors(person, skin), np.full(len(vertices), 0.06))]
-    parts += [_eye(part, base, person) for part in anatomy.eyes()]
+    parts += [eye(part, base, person) for part in anatomy.eyes()]
     parts += [_inside(part, base, color) for part, color in zip(anatomy.mouth(), (TEETH, TEETH, TONGUE))]
     parts += [wear.clothes(person, vertices), *_drawn_in(hair.hair(person, vertices)), *_drawn_in(wear.hat(person, vertices)), *wear.glasses(person, base)]
     return join(parts)
 
 
-def _canonical(base: np.ndarray, calm: np.ndarray, skin: anatomy.Skin, person: Person) -> np.ndarray:
-    """Base vertices in the canonical frame: the middle of the calm head goes to the origin, its height to HEIGHT, a little more or less."""
+def framing(calm: np.ndarray, skin: anatomy.Skin, person: Person) -> tuple[float, np.ndarray]:
+    """(scale, middle): scale (point - middle) puts the middle of the calm head into the origin, its height near HEIGHT; calm (V, 3) is its skin."""
     _, y, z = skin.template.T
     crown, chin = calm[y > 0.76, 1].max(), calm[(np.abs(y - 0.625) < 0.015) & (z > 0.12), 1].min()
     depth = calm[y > 0.76, 2]
     middle = np.array([0.0, 0.5 * (crown + chin), 0.5 * (depth.max() + depth.min())])
     size = HEIGHT * (1 + HEIGHT_SPREAD * generator(person.seed, person.index, "size").uniform(-1, 1))
-    return (base - middle) * (size / (crown - chin))
+    return size / (crown - chin), middle
 
 
 def skin_colors(person: Person, skin: anatomy.Skin) -> np.ndarray:
@@ -68,7 +69,7 @@ def _inside(part: anatomy.Part, base: np.ndarray, color: tuple) -> Surface:
     return Surface(part.matrix @ base, part.triangles, part.labels, color * light, np.full(len(light), 0.25))
 
 
-def _eye(part: anatomy.Part, base: np.ndarray, person: Person) -> Surface:
+def eye(part: anatomy.Part, base: np.ndarray, person: Person) -> Surface:
     """An eyeball with iris and pupil about its axis."""
     vertices = part.matrix @ base
     spokes = part.template - part.template.mean(0)

@@ -20,7 +20,7 @@ LENS = np.array((0.029, 0.023))                                               # 
 def clothes(person: Person, vertices: np.ndarray) -> Surface:
     """The body's skin below the neckline, a little thicker; above it, it dips below the skin."""
     skin = anatomy.skin()
-    below = _below_neckline(person.neckline, skin.template) / np.maximum(_steepness(), 0.2)           # along the skin
+    below = below_neckline(person.neckline, skin.template) / np.maximum(_steepness(), 0.2)           # along the skin
     offset = np.clip(1.2 * below, -0.008, 0.007) + 0.004 * np.exp(-(((below - 0.008) / 0.006) ** 2))
     kept = skin.triangles[(offset[skin.triangles] > -0.005).any(1) & (skin.template[skin.triangles, 1] < 0.66).all(1)]
     used, triangles = np.unique(kept, return_inverse=True)
@@ -37,7 +37,7 @@ def _steepness() -> np.ndarray:
     return np.sqrt(1 - vertex_normals(skin.template, skin.triangles)[:, 1] ** 2)
 
 
-def _below_neckline(style: str, points: np.ndarray) -> np.ndarray:
+def below_neckline(style: str, points: np.ndarray) -> np.ndarray:
     """How far below the neckline template points (P, 3) lie, metres."""
     x, y, z = points.T
     front, side, back = NECKLINE
