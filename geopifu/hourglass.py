@@ -135,6 +135,8 @@ def check_sides(images: Tensor, divisor: int) -> None:
 def initialise(network: nn.Module) -> None:
     """Weights of convolutions and linear layers N(0, 0.02), of BatchNorm2d N(1, 0.02); biases 0; the other norms as torch makes them."""
     for module in network.modules():
+        if next(module.parameters(False), torch.empty(0)).is_meta:              # without memory there is nothing to draw
+            continue
         if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
             nn.init.normal_(module.weight, 0.0, INITIAL_STD)
         elif isinstance(module, nn.BatchNorm2d):

@@ -42,12 +42,11 @@ def load(*paths: str | Path, device: torch.device | str = "cpu") -> tuple[GeoPIF
                 found[part] = of_part, config, path
     config = merged({part: (config, path) for part, (_, config, path) in found.items()})
     with torch.device("meta"):                                # a file is refused before room is made for what it claims to be
-        skeleton = GeoPIFu(config, tuple(found))
+        model = GeoPIFu(config, tuple(found))
     for part, (state, _, path) in found.items():
-        check_fits(getattr(skeleton, part), state, path)
-    model = GeoPIFu(config, tuple(found))
-    model.load_state_dict({f"{part}.{key}": value for part, (state, _, _) in found.items() for key, value in state.items()})
-    return model.to(device).eval(), options[0]
+        check_fits(getattr(model, part), state, path)
+        getattr(model, part).load_state_dict(state, assign=True)
+    return model.float().to(device).eval(), options[0]
 
 
 def read(path: str) -> tuple[dict[str, Tensor], ModelConfig, dict]:

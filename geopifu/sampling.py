@@ -48,8 +48,8 @@ def volume_points(projected: Tensor) -> Tensor:
 
 def displacements(distance: float = DISPLACEMENT) -> Tensor:
     """The seven offsets (7, 3) of a multi-range sample: none, then -d and +d along x, y and z."""
-    steps = torch.eye(3).repeat_interleave(2, 0) * torch.tensor([-distance, distance] * 3)[:, None]
-    return torch.cat([torch.zeros(1, 3), steps])
+    steps = [[sign * distance * (axis == i) for i in range(3)] for axis in range(3) for sign in (-1, 1)]
+    return torch.tensor([[0.0] * 3, *steps])
 
 
 def sample_volume(features: Tensor, xyz: Tensor, offsets: Tensor | None = None, align_corners: bool = True) -> Tensor:
