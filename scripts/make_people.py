@@ -1,19 +1,23 @@
-"""Make licence-free people: heads in the layouts that SOF, EG3D and pi-GAN's kin read.
+"""Make licence-free people: heads in the layouts that SOF, EG3D and pi-GAN's kin read, clothed bodies as Geo-PIFu reads THUman's.
 
     python scripts/make_people.py prepare
     python scripts/make_people.py heads --count 64 --views 30 --out data/heads
     python scripts/make_people.py heads --count 1000 --layout both --split train --shard 3/8 --out data/heads
     python scripts/make_people.py heads --count 2000 --views 2 --layout pigan --resolution 64 --split train --out data/people_gof
+    python scripts/make_people.py bodies --count 200 --frames 2 --out data/bodies
 
 OUT/00012/        person 12 as SOF reads it: seg_vis_00.png seg_00.png depth_00.png render_00.png ... cam2world.npy intrinsic.npy zRange.npy cameras.npy
 OUT/eg3d.zip      all persons as EG3D reads them
 OUT/pigan.zip     the same under pi-GAN's cameras, on white; with --depth, 00012/view_00.npz beside 00012/view_00.png: depth along unit rays, world normals
+OUT/DeepHumanDataset/dataset/results_00012_F/0/     person 12, pose 0: mesh.obj, body.npz (see common/people/scans.py)
 A person is whole or not there: a killed run goes on where it stopped, and the files do not depend on how the work is sharded.
 """
 from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -57,6 +61,16 @@ class HeadsConfig:
     device: str = option("cpu", "where rays are cast: auto (a GPU if there is one), cpu, cuda or cuda:NUMBER", free=True)
 
 
+@dataclass
+class BodiesConfig:
+    out: str = option("data/bodies", "folder to write to; made if missing, gone on with if there", free=True)
+    count: int = option(16, "number of people", low=1, free=True)
+    frames: int = option(1, "poses of each", low=1, free=True)
+    split: str = option("all", "which people: every tenth is test, held out of every training", choices=("train", "test", "all"), free=True)
+    seed: int = option(0, "the world that the people come from; person i is a function of the seed and i, in heads and bodies alike", low=0)
+    shard: str = option("0/1", "i/n: this process makes every n-th body, from the i-th on, i = 0 ... n-1", free=True)
+
+
 def prepare(config: PrepareConfig) -> None:
     """Load anny once, building its cache where it is missing."""
     from common.people.body import load_body
@@ -83,6 +97,48 @@ def heads(config: HeadsConfig) -> None:
     print(f"{len(people)} people in {out}: look at {sheet}")
 
 
+def bodies(config: BodiesConfig) -> None:
+    """Make clothed bodies."""
+    from common.people.persons import person
+    from common.people.scans import scan_folder, write_body_model
+
+    which, shards = shard_of(config.shard)
+    out = Path(config.out)
+    remember(config, out / "bodies.yml")
+    wanted = [(person(config.seed, i), frame) for i in indices(config.count, config.split) for frame in range(config.frames)]
+    todo = [(one, frame) for one, frame in wanted[which::shards] if not scan_folder(out, one, frame).is_dir()]
+    for one, frame in tqdm(todo, desc="bodies", unit="body", disable=not todo, dynamic_ncols=True):
+        make_body(one, frame, scan_folder(out, one, frame))
+    write_body_model(out / "body_model.npz")
+    print(f"{len(wanted)} bodies in {out}: look at {contact_bodies(out, [scan_folder(out, one, frame) for one, frame in wanted])}")
+
+
+def make_body(one, frame: int, place: Path) -> None:
+    """A person in a pose, written beside its place and renamed into it."""
+    from common.people.bodies import clothed
+    from common.people.scans import write_scan
+
+    with whole_folder(place) as partial:
+        write_scan(partial, clothed(one, frame))
+
+
+def contact_bodies(out: Path, places: list[Path]) -> Path:
+    """A contact sheet of the first bodies that are there, from four sides."""
+    import torch
+
+    from common.cameras import Cameras, intrinsics_matrix, orbit
+    from common.meshes import load, picture
+    from common.people.scans import upright
+
+    quarter = torch.arange(4) * torch.pi / 2
+    views = Cameras(orbit(quarter, torch.zeros(4), 3.0), intrinsics_matrix(torch.full((4,), 0.95)), orthographic=True)
+    shown = [upright(load(place / "mesh.obj")) for place in places if place.is_dir()][:SHEET_PEOPLE]
+    path = out / "contact_sheet.png"
+    if shown:
+        write_png(path, contact_sheet([view for mesh in shown for view in picture(mesh, views, 240, 240, 2)], 8))
+    return path
+
+
 def shard_of(text: str) -> tuple[int, int]:
     """(i, n) of "i/n". Raises InputError."""
     first, slash, last = text.partition("/")
@@ -99,11 +155,11 @@ def indices(count: int, split: str) -> list[int]:
     return [i for _, i in zip(range(count), wanted)]
 
 
-def remember(config: HeadsConfig, path: Path) -> None:
+def remember(config: HeadsConfig | BodiesConfig, path: Path) -> None:
     """Keep the options beside the data. Raises InputError if the folder was made with others that change a person's files."""
     if path.exists():
-        old = configs.load(HeadsConfig, path)
-        for field in fields(HeadsConfig):
+        old = configs.load(type(config), path)
+        for field in fields(config):
             before, now = getattr(old, field.name), getattr(config, field.name)
             if before != now and not field.metadata["free"]:
                 raise InputError(f"{path.parent}: was made with --{field.name} {before}, not {now}; choose another --out")
@@ -140,11 +196,18 @@ def make(config: HeadsConfig, out: Path, i: int) -> None:
         place = folder(out, layout, i)
         if place.is_dir():
             continue
-        partial = place.with_name(f".{place.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write_sof(config, scene, i, partial) if layout == "sof" else write_zipped(config, layout, scene, i, partial)
-        partial.rename(place)
+        with whole_folder(place) as partial:
+            write_sof(config, scene, i, partial) if layout == "sof" else write_zipped(config, layout, scene, i, partial)
+
+
+@contextmanager
+def whole_folder(place: Path) -> Iterator[Path]:
+    """A folder beside `place` to write to, renamed into it at the end."""
+    partial = place.with_name(f".{place.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    partial.rename(place)
 
 
 def render(config: HeadsConfig, layout: str, scene, cameras, side: int, channels: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -239,4 +302,5 @@ def contact(config: HeadsConfig, out: Path, people: list[int]) -> Path:
 
 
 if __name__ == "__main__":
-    run_commands({"prepare": (prepare, PrepareConfig), "heads": (heads, HeadsConfig)}, "Make licence-free people for the five methods.")
+    commands = {"prepare": (prepare, PrepareConfig), "heads": (heads, HeadsConfig), "bodies": (bodies, BodiesConfig)}
+    run_commands(commands, "Make licence-free people for the five methods.")
