@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from geopifu import sampling as samplers
+from geopifu.voxels import centers, eight_bit, filled_voxels, semantic_values, silhouette, surface_voxels, turned
 
 
 def sampling(config: dict, params: dict, inputs: dict) -> dict:
@@ -22,4 +23,14 @@ def sampling(config: dict, params: dict, inputs: dict) -> dict:
     return {name: value.numpy() for name, value in result.items()}
 
 
-ADAPTERS = {"geopifu.sampling": sampling}
+def voxels(config: dict, params: dict, inputs: dict) -> dict:
+    surface = surface_voxels(inputs["verts"], inputs["faces"], tuple(config["res"]), np.array([config["min"], config["max"]]))
+    filled = filled_voxels(surface)
+    labelled, labels, near = inputs["labelled_points"], inputs["labels"], {"k": config["k"], "sigma": config["sigma2"] ** 0.5}
+    values = semantic_values(centers(inputs["sem_index"]), labelled, labels, **near)
+    return {
+        "surface": surface, "filled": filled, "right": turned(filled), "projection": silhouette(filled), "sem_value": values,
+        "sem_saved_uint8": eight_bit(values), "vertex_label": semantic_values(inputs["label_query_verts"], labelled, labels, **near).clip(0, 1)}
+
+
+ADAPTERS = {"geopifu.sampling": sampling, "geopifu.voxels": voxels}
