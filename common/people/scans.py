@@ -20,6 +20,7 @@ from common.people.skeleton import JOINTS
 
 DATASET = "DeepHumanDataset/dataset"
 FLIP = np.array([1.0, -1.0, -1.0])                                            # from the canonical axes to a scan's, and back
+DIMMED = 0.62                                                                 # room for the several lights that renderers of scans add up
 
 
 def scan_folder(out: Path, person: Person, frame: int) -> Path:
@@ -29,7 +30,7 @@ def scan_folder(out: Path, person: Person, frame: int) -> Path:
 
 def write_scan(place: Path, body: Clothed) -> None:
     """mesh.obj and body.npz of a clothed body."""
-    colors = body.colors ** (1 / 2.2)
+    colors = DIMMED * body.colors ** (1 / 2.2)
     rows = np.concatenate([body.vertices * FLIP, colors], axis=1)
     lines = [f"v {x:.5f} {y:.5f} {z:.5f} {r:.3f} {g:.3f} {b:.3f}\n" for x, y, z, r, g, b in rows.tolist()]
     faces = [f"f {a} {b} {c}\n" for a, b, c in (body.faces + 1).tolist()]

@@ -5,6 +5,9 @@ import numpy as np
 import torch
 
 from geopifu import sampling as samplers
+from geopifu.geometry import VIEWS, canonicalise, to_view
+from geopifu.raster import iuv_image, lit_colors, mask, normal_image, pixels_of, rasterise, rgb_image
+from geopifu.scans import face_normals
 from geopifu.voxels import centers, eight_bit, filled_voxels, semantic_values, silhouette, surface_voxels, turned
 
 
@@ -33,4 +36,22 @@ def voxels(config: dict, params: dict, inputs: dict) -> dict:
         "sem_saved_uint8": eight_bit(values), "vertex_label": semantic_values(inputs["label_query_verts"], labelled, labels, **near).clip(0, 1)}
 
 
-ADAPTERS = {"geopifu.sampling": sampling, "geopifu.voxels": voxels}
+def render(config: dict, params: dict, inputs: dict) -> dict:
+    faces, rotation = inputs["faces"].astype(np.int64), inputs["random_rot"]
+    front, mean, scale = canonicalise(inputs["verts"].astype(np.float64), rotation)
+    result, size = {"mean": mean, "scale": scale, "verts_front": front}, (config["h"], config["w"], config["f"])
+    for name in config["views"]:
+        view = VIEWS.index(name)
+        seen = to_view(front, view)
+        raster = rasterise(seen, faces, *size)
+        lit = lit_colors(seen, face_normals(seen, faces), inputs["colors"], config["sky_degrees"])
+        normals = to_view(inputs["normals"] @ rotation.T, view)
+        result |= {
+            f"lit_{name}": lit, f"rgb_{name}": rgb_image(lit, faces, raster, inputs["background"]), f"mask_{name}": mask(raster),
+            f"normal_rgb_{name}": normal_image(normals, faces, raster), f"face_{name}": raster.face, f"iuv_{name}": iuv_image(inputs["atlas"], raster),
+            f"skeleton2d_{name}": pixels_of(to_view(inputs["joints"].astype(np.float64), view), *size),
+            f"bary_{name}": np.round(255 * raster.stepped().weights)}
+    return result
+
+
+ADAPTERS = {"geopifu.render": render, "geopifu.sampling": sampling, "geopifu.voxels": voxels}
