@@ -60,11 +60,13 @@ class Draws:
         return Draws(*(value[rows] if isinstance(value, Tensor) else value for value in vars(self).values()))
 
 
+REGULAR = Draws()                                             # no draw at all
+
 Field = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]     # points, directions (B, P, 3) -> logits (B, P, 1), colours (B, P, 3)
 Density = Callable[[Tensor], Tensor]                          # points (B, P, 3) -> logits (B, P, 1)
 
 
-def march(field: Field, density: Density, origins: Tensor, directions: Tensor, options: March, draws: Draws = Draws()) -> dict[str, Tensor]:
+def march(field: Field, density: Density, origins: Tensor, directions: Tensor, options: March, draws: Draws = REGULAR) -> dict[str, Tensor]:
     """What rays (B, R, 3) see: `composite`'s colors, depth, ... and logits, sample_depths (B, R, S); with a surface search surface_depth and hit (B, R).
 
     The surface and the fine samples are found without gradient; what is composited carries it (pi-GAN sec. 3.3, GOF sec. 3.3).

@@ -11,6 +11,7 @@ gives the colour. Parameters carry the published names, in the published order.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ class Mapping(nn.Module):
     def __init__(self, latent: int, total: int):
         super().__init__()
         widths = [latent, MAPPING_WIDTH, MAPPING_WIDTH, MAPPING_WIDTH]
-        hidden = [module for a, b in zip(widths, widths[1:]) for module in (nn.Linear(a, b), nn.LeakyReLU(0.2))]
+        hidden = [module for a, b in pairwise(widths) for module in (nn.Linear(a, b), nn.LeakyReLU(0.2))]
         self.network = nn.Sequential(*hidden, nn.Linear(MAPPING_WIDTH, 2 * total))
         for layer in self.network[::2]:
             nn.init.kaiming_normal_(layer.weight, a=0.2, mode="fan_in", nonlinearity="leaky_relu")

@@ -116,7 +116,7 @@ class Run:
     """A run folder and the steps left in it; `state` names what a checkpoint holds: modules, optimisers, anything with state_dict and load_state_dict.
 
     `sizes(step)` gives the global batch of a step and the parts that each rank computes its share in, where they change; `first_step` is where a new run
-    begins that starts from another's weights. Raises InputError if the folder was made with other options that change the result, or its checkpoints do not fit.
+    begins that starts from another's weights. Raises InputError if the folder was made with other options that change the result, or does not fit.
     """
 
     def __init__(self, config: RunConfig, state: dict, sizes: Callable[[int], tuple[int, int]] | None = None, first_step: int = 0):
@@ -125,7 +125,8 @@ class Run:
         self.sizes = sizes or (lambda step: (config.batch_size, config.accumulate))
         for batch, parts in {self.sizes(step) for step in range(config.max_steps)}:
             if batch < ranks.count() * parts:
-                raise InputError(f"--batch_size: {batch} images cannot be shared by {ranks.count()} ranks x {parts} parts (--{'batch_split' if sizes else 'accumulate'})")
+                flag = "batch_split" if sizes else "accumulate"
+                raise InputError(f"--batch_size: {batch} images cannot be shared by {ranks.count()} ranks x {parts} parts (--{flag})")
         self.config, self.state, self.device = config, state, start(config)
         self.folder = Path(config.logging_root) / config.name
         self.number, self.seconds = first_step, 0.0

@@ -46,7 +46,8 @@ class Fakes:
     normals: Tensor | None = None                             # (B, R, 2, 3) at the surface and beside it
 
 
-def fake(generator: Generator, z: Tensor, angles: Tensor, side: int, march_by: March, draws: Draws, neighbours: Tensor | None = None, distance: float = 0.0) -> Fakes:
+def fake(generator: Generator, z: Tensor, angles: Tensor, side: int, march_by: March, draws: Draws, neighbours: Tensor | None = None,
+         distance: float = 0.0) -> Fakes:
     """Pictures of latents z (B, Z) from cameras [pitch, yaw] (B, 2); with uniforms `neighbours` (B, R, 3) also normals, `distance` apart."""
     scene = generator.scene(generator.codes(z))
     cameras = pigan_cameras(angles, generator.config.fov, side)

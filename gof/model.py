@@ -21,7 +21,7 @@ from common.cameras import Cameras
 from common.checkpoint import Opened, load_strict, open_checkpoint
 from common.config import option
 from common.errors import InputError
-from common.march import Draws, March, march
+from common.march import REGULAR, Draws, March, march
 from common.pigan import NETWORKS, Scene, Siren, average_codes, truncate
 from common.poses import DISTRIBUTIONS
 from common.rays import camera_rays
@@ -72,7 +72,8 @@ def march_options(config: ModelConfig, interval: float | None = None, training: 
     """The march of a config: `interval` (by default the least) is half the shell's thickness; `multiplier` times the samples; `num_steps` for pi-GAN's."""
     return March(
         near=config.ray_start, far=config.ray_end, coarse=(num_steps or config.num_steps_coarse) * multiplier,
-        fine=(num_steps or config.num_steps_fine) * multiplier if config.hierarchical_sample else 0, surface=config.num_steps_surface * multiplier if config.surface_sample else 0,
+        fine=(num_steps or config.num_steps_fine) * multiplier * config.hierarchical_sample,
+        surface=config.num_steps_surface * multiplier * config.surface_sample,
         occupancy=config.pred_occ, interval=config.interval_min if interval is None else interval, search=config.search, search_steps=config.n_secant_steps,
         search_range=PUBLISHED_SEARCH_RANGE if config.published_search_range else None, tau=config.tau, activation=config.clamp_mode,
         last_back=config.last_back if training else config.eval_last_back, white_back=config.white_back,
@@ -115,7 +116,7 @@ class Generator(nn.Module):
         return torch.cat([draw(seed) for seed in seeds]).to(self.siren.final_layer.weight.device)
 
 
-def see(generator: Generator, scene: Scene, cameras: Cameras, uv: Tensor, march_by: March, draws: Draws = Draws()) -> dict[str, Tensor]:
+def see(generator: Generator, scene: Scene, cameras: Cameras, uv: Tensor, march_by: March, draws: Draws = REGULAR) -> dict[str, Tensor]:
     """What pixels uv (1 or B, R, 2) of B cameras see of B scenes: `common.march.march`'s dict, with origins and directions (B, R, 3)."""
     siren = generator.siren
     origins, directions = camera_rays(cameras, uv)
@@ -123,7 +124,7 @@ def see(generator: Generator, scene: Scene, cameras: Cameras, uv: Tensor, march_
     return seen | {"origins": origins, "directions": directions}
 
 
-def shoot(generator: Generator, scene: Scene, march_by: March, cameras: Cameras, uv: Tensor, draws: Draws = Draws(), of_surface: bool = True,
+def shoot(generator: Generator, scene: Scene, march_by: March, cameras: Cameras, uv: Tensor, draws: Draws = REGULAR, of_surface: bool = True,
           in_full: bool = False) -> dict[str, Tensor]:
     """Everything that the inference of GOF shows of pixels uv (B, R, 2), each (B, R, ...), for `common.render.render`.
 

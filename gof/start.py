@@ -20,16 +20,17 @@ from common.run import RunConfig
 from gof.model import Generator, ModelConfig
 
 BALL_POINTS, BALL_SCENES, BALL_RATE = 1024, 4, 3e-4
-SHARPNESS = 100.0                                             # of the ball's edge: logits a world unit
+SHARPNESS = 500.0                                             # of the ball's edge: logits a world unit
 
 
 @dataclass
 class StartConfig:
     """Where the weights come from."""
 
-    load_dir: str = option("", "start from these networks: a run folder, a checkpoint of ours, or a folder of the authors' files; their optimisers too, if there")
+    load_dir: str = option("", "start from these networks: a run folder, a checkpoint of ours or the authors' files; their optimisers too, if there")
     load_dict: bool = option(False, "of the release; both kinds of its files are told apart by content", free=True)
     set_step: int = option(0, "step to begin at, with load_dir", low=0)
+    smooth: float = option(1.0, "without load_dir: times the sine layers' first weights, 1 as published; a field of smaller ones begins smoother", low=0)
     ball_steps: int = option(0, "without load_dir: steps that first make every code's field a ball, so that faces bulge outwards", low=0)
     ball_radius: float = option(0.07, "its radius, world units; the box is 0.24 wide", low=0)
 
@@ -40,10 +41,13 @@ def begin(config, state: dict) -> None:
         return
     if config.load_dir:
         restore(config, state)
-    elif config.ball_steps:
-        begin_as_ball(state["generator"], config)
-        for name in ("ema", "ema2"):
-            state[name].shadow = Ema(state["generator"], 0.0).shadow
+        return
+    with torch.no_grad():
+        for layer in [*state["generator"].siren.network, state["generator"].siren.color_layer_sine]:
+            layer.layer.weight *= config.smooth
+    begin_as_ball(state["generator"], config)
+    for name in ("ema", "ema2"):
+        state[name].shadow = Ema(state["generator"], 0.0).shadow
 
 
 def restore(config, state: dict) -> None:

@@ -21,7 +21,7 @@ from common.march import Draws
 from common.poses import draw_angles
 from common.run import Run, RunConfig, Step, start
 from gof import curriculum
-from gof.curriculum import Curriculum, Stage, stage_at
+from gof.curriculum import Curriculum, stage_at
 from gof.data import TRANSFORMS, Pictures
 from gof.discriminators import KINDS, Discriminator
 from gof.losses import Fakes, Weights, discriminator_losses, fake, generator_losses
@@ -38,6 +38,7 @@ class TrainConfig(Curriculum, ModelConfig, Weights, StartConfig, RunConfig):
     output_dir: str = option("", "folder of the run, in place of logging_root/name", free=True)
     data_root: str = option("./data", "folder or EG3D zip of pictures", free=True)
     transform: str = option("people", "how pictures are cropped and resized", choices=TRANSFORMS)
+    mirror: bool = option(True, "mirror half of the real pictures, as published; false where light or hair have a side")
     discriminator: str = option("ProgressiveEncoderDiscriminator", "the other network", choices=KINDS)
     discriminator_width: float = option(1.0, "times its published channels", low=0)
     betas: list[float] = option([0.0, 0.9], "Adam's decay rates", low=0)
@@ -61,12 +62,13 @@ def main(config: TrainConfig) -> None:
     discriminator = Discriminator(config.discriminator, config.discriminator_width).to(device)
     ema, ema2 = Ema(generator, config.ema_decay), Ema(generator, 0.9999)
     optimizer_G, optimizer_D = adam(rate_groups(generator, config), config), adam([{"params": list(discriminator.parameters()), "rate": 1.0}], config)
+    rest = {"optimizer_G": optimizer_G, "optimizer_D": optimizer_D}
     scaler = torch.amp.GradScaler(device.type, enabled=config.amp and device.type == "cuda")
-    state = {"generator": generator, "discriminator": discriminator, "ema": ema, "ema2": ema2, "optimizer_G": optimizer_G, "optimizer_D": optimizer_D, "scaler": scaler}
+    state = {"generator": generator, "discriminator": discriminator, "ema": ema, "ema2": ema2, **rest, "scaler": scaler}
     begin(config, state)
     run = Run(config, state, lambda step: sizes(config, step), config.set_step)
     for step in run:
-        stage = stage_at(config, step.number)
+        stage, alpha = stage_at(config, step.number), curriculum.alpha(config, step.number)
         set_rates(optimizer_G, stage.gen_lr)
         set_rates(optimizer_D, stage.disc_lr)
         reals = real_pictures(pictures, config, step)
@@ -75,7 +77,7 @@ def main(config: TrainConfig) -> None:
         for part in step.parts():
             fakes = fakes_of(generator, config, step, part.slice, "D", device)
             with torch.autocast(device.type, enabled=scaler.is_enabled()):
-                d_losses = discriminator_losses(discriminator, config, reals[part.slice].to(device), fakes, curriculum.alpha(config, step.number), scaler.get_scale(),
+                d_losses = discriminator_losses(discriminator, config, reals[part.slice].to(device), fakes, alpha, scaler.get_scale(),
                                                 with_r1=config.r1_every * (step.number % config.r1_every == 0))
             d_losses = part.share(d_losses)
             scaler.scale(sum(d_losses.values())).backward()
@@ -85,8 +87,8 @@ def main(config: TrainConfig) -> None:
         for part in step.parts():
             fakes = fakes_of(generator, config, step, part.slice, "G", device)
             with torch.autocast(device.type, enabled=scaler.is_enabled()):
-                g_losses = generator_losses(discriminator, config, fakes, curriculum.alpha(config, step.number), curriculum.topk_share(config, step.number),
-                                            opacity_weight(config, step.number))
+                share, opacity = curriculum.topk_share(config, step.number), opacity_weight(config, step.number)
+                g_losses = generator_losses(discriminator, config, fakes, alpha, share, opacity)
             g_losses = part.share(g_losses)
             scaler.scale(sum(g_losses.values()) * (stage.batch_split if config.published_batch_split else 1)).backward()
         update(run, optimizer_G, generator, g_losses, scaler, config.grad_clip)
@@ -95,7 +97,7 @@ def main(config: TrainConfig) -> None:
         ema.update(generator)
         ema2.update(generator)
         run.log(d_losses | g_losses)
-        run.pictures("samples", lambda: preview(generator, ema, stage))
+        run.pictures("samples", lambda side=stage.img_size: preview(generator, ema, side))
 
 
 # Options
@@ -113,7 +115,7 @@ def checked(config: TrainConfig) -> TrainConfig:
     if config.pos_lambda and not KINDS[config.discriminator].encodes:
         raise InputError(f"--pos_lambda {config.pos_lambda}: {config.discriminator} reads no cameras; use --pos_lambda 0")
     if config.normal_lambda and not config.surface_sample:
-        raise InputError(f"--normal_lambda {config.normal_lambda}: without --surface_sample there is no surface whose normals could be smooth; use --normal_lambda 0")
+        raise InputError(f"--normal_lambda {config.normal_lambda}: without --surface_sample there are no normals to smooth; use --normal_lambda 0")
     if config.set_step and not config.load_dir:
         raise InputError(f"--set_step {config.set_step}: without --load_dir a run begins at step 0")
     return config
@@ -150,7 +152,8 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float) -> None:
 def real_pictures(pictures: Pictures, config: TrainConfig, step: Step) -> Tensor:
     """The step's global batch of real pictures; the next one begins to be decoded."""
     later = replace(step, number=step.number + 1, images=step.images + step.global_batch, global_batch=sizes(config, step.number + 1)[0])
-    wanted = lambda step: (step.indices(len(pictures)), stage_at(config, step.number).img_size, torch.rand(step.global_batch, generator=step.generator("flips")) < 0.5)
+    flips = lambda step: torch.rand(step.global_batch, generator=step.generator("flips")) < 0.5 * config.mirror
+    wanted = lambda step: (step.indices(len(pictures)), stage_at(config, step.number).img_size, flips(step))
     reals = pictures.batch(*wanted(step))
     pictures.expect(*wanted(later))
     return reals
@@ -168,7 +171,8 @@ def fakes_of(generator: Generator, config: TrainConfig, step: Step, rows: slice,
     sources = [draws.generator(step.seed, step.images + i, f"fake {player}", device) for i in range(rows.start, rows.stop)]
     each = lambda draw, *shape: torch.stack([draw(*shape, generator=source, device=device) for source in sources])
     z = each(torch.randn, config.latent_dim)
-    angles = torch.cat([draw_angles(config.sample_dist, 1, config.h_mean, config.h_stddev, config.v_mean, config.v_stddev, source, device) for source in sources])
+    where = config.h_mean, config.h_stddev, config.v_mean, config.v_stddev
+    angles = torch.cat([draw_angles(config.sample_dist, 1, *where, source, device) for source in sources])
     rays, normals = side * side, config.normal_lambda and player == "G"
     march_draws = Draws(
         coarse=None if by.surface else each(torch.rand, rays, by.coarse),
@@ -203,12 +207,12 @@ def update(run: Run, optimizer: torch.optim.Optimizer, player: nn.Module, losses
 
 # Looking at it
 
-def preview(generator: Generator, ema: Ema, stage: Stage) -> np.ndarray:
+def preview(generator: Generator, ema: Ema, side: int) -> np.ndarray:
     """A picture of eight codes, always the same: frontal and tilted, normals and depth, drawn from the averaged weights."""
     from gof.look import sample_sheet
 
     with ema.applied(generator):
-        return sample_sheet(generator, range(8), stage.img_size)
+        return sample_sheet(generator, range(8), side)
 
 
 def with_curriculum(argv: list[str]) -> list[str]:

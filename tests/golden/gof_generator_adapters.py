@@ -101,7 +101,8 @@ def render_variants(config: dict, params: dict, inputs: dict) -> dict:
             codes = network.codes(inputs["z"], options.get("psi", 1))
             angles = inputs["pose"] if "pose" in variant else drawn_angles(network.config, inputs["cam_b"], inputs["cam_a"])
             drawn = variant["draw_order"]
-            draws = Draws(surface=inputs["rand_surface"][..., 0] if "rand_surface" in drawn else None, fine=fine(inputs, len(angles)) if "rand_fine" in drawn else None,
+            draws = Draws(surface=inputs["rand_surface"][..., 0] if "rand_surface" in drawn else None,
+                          fine=fine(inputs, len(angles)) if "rand_fine" in drawn else None,
                           coarse_noise=options["nerf_noise"] * inputs["noise"][..., 0] if "noise" in drawn else 0.0)
             seen = seen_of(config, options, network, codes, angles, draws)
         result |= {f"{name}.{key}": value for key, value in seen.items()}
@@ -128,7 +129,8 @@ def train_step(config: dict, params: dict, inputs: dict) -> dict:
         of = {key.removeprefix(f"{player}_"): value for key, value in inputs.items() if key.startswith(f"{player}_")}
         angles = drawn_angles(model, of["randn_pitch"], of["randn_yaw"])
         draws = Draws(surface=of["rand_surface"][..., 0], fine=fine(of, len(angles)))
-        return fake(network, inputs[f"z_{player}"], angles, options["img_size"], by, draws, of["rand_neighbour"] if weights.normal_lambda else None, weights.h_sample)
+        neighbours = of["rand_neighbour"] if weights.normal_lambda else None
+        return fake(network, inputs[f"z_{player}"], angles, options["img_size"], by, draws, neighbours, weights.h_sample)
 
     with torch.no_grad():
         d_fakes = fakes("d")
@@ -149,7 +151,8 @@ def train_step(config: dict, params: dict, inputs: dict) -> dict:
         "d_grad_norm": d_norms, "d_grad_total": d_norms.norm(), "topk_num": len(top_k(torch.zeros(len(g_fakes.z), 1), share)), "g_loss": g_loss,
         "g_identity": g_losses["G/identity"], "g_normal": g_losses.get("G/normal", zero), "g_opacprior": g_losses.get("G/opacity", zero),
         "g_pred": critic(g_fakes.pictures, alpha)[0], "g_imgs": g_fakes.pictures, "g_pos": g_fakes.angles, "g_mask": g_fakes.seen["hit"],
-        "g_pred_depth": g_fakes.seen["surface_depth"].clamp(by.near, by.far), "g_pred_normals": g_fakes.normals, "g_grad_norm": g_norms, "g_grad_total": g_norms.norm(),
+        "g_pred_depth": g_fakes.seen["surface_depth"].clamp(by.near, by.far), "g_pred_normals": g_fakes.normals, "g_grad_norm": g_norms,
+        "g_grad_total": g_norms.norm(),
     })
 
 
@@ -184,9 +187,10 @@ def row(columns: list[str], plan: Curriculum, constants: dict, ends: list[int], 
     stage = stage_at(plan, step)
     share = curriculum.topk_share(plan, step)
     later = [start for start in ([stage.end] if stage.end else ends) if start > step]
-    values = {"step": step, **vars(stage), "last_upsample_step": stage.start, "next_upsample_step": later[0] if later else -1, "alpha": curriculum.alpha(plan, step),
-              "nerf_noise": curriculum.density_noise(step), "topk_fraction": share,
-              "topk_num per split": len(top_k(torch.zeros(stage.batch_size // stage.batch_split, 1), share)), "opacprior_lambda": curriculum.opacity_weight(plan, step)}
+    kept = top_k(torch.zeros(stage.batch_size // stage.batch_split, 1), share)
+    values = {"step": step, **vars(stage), "last_upsample_step": stage.start, "next_upsample_step": later[0] if later else -1,
+              "alpha": curriculum.alpha(plan, step), "nerf_noise": curriculum.density_noise(step), "topk_fraction": share, "topk_num per split": len(kept),
+              "opacprior_lambda": curriculum.opacity_weight(plan, step)}
     if "interval_max" in constants:
         values["interval"] = curriculum.interval(constants["interval_max"], constants["interval_min"], plan.decay_beta, step)
     return [values[column] for column in columns]
@@ -220,8 +224,8 @@ def ray_marching(config: dict, params: dict, inputs: dict) -> dict:
     depths = inputs["z_vals"][..., 0]
     result = {"coarse_logit": logit(depths)}
     for name, variant in config["variants"].items():
-        by = March(interval=variant["interval"], search=variant["method"], search_steps=variant["n_secant_steps"], tau=variant["tau"], surface=variant["n_samples"],
-                   search_range=tuple(config["depth_range"]))
+        by = March(interval=variant["interval"], search=variant["method"], search_steps=variant["n_secant_steps"], tau=variant["tau"],
+                   surface=variant["n_samples"], search_range=tuple(config["depth_range"]))
         found = search_surface(logit, result["coarse_logit"], depths, by)
         result |= {f"{name}.z_vals": surface_samples(found, by)[..., None], f"{name}.depth": found["surface_depth"], f"{name}.mask": found["hit"]}
     return numpy(result)
@@ -230,7 +234,8 @@ def ray_marching(config: dict, params: dict, inputs: dict) -> dict:
 def composited(variant: dict, rgb_sigma: Tensor, depths: Tensor, noise: Tensor) -> dict[str, Tensor]:
     by = March(occupancy=variant.get("pred_occ", False), activation=variant.get("clamp_mode", "relu"))
     alphas = alphas_of(rgb_sigma[..., 3], depths, by, variant.get("noise_std", 0) * noise)
-    return composite(alphas, rgb_sigma[..., :3], depths, variant.get("last_back", False), variant.get("white_back", False), variant.get("fill_mode"), published_depth=True)
+    shown = variant.get("last_back", False), variant.get("white_back", False), variant.get("fill_mode")
+    return composite(alphas, rgb_sigma[..., :3], depths, *shown, published_depth=True)
 
 
 def integration(config: dict, params: dict, inputs: dict) -> dict:
@@ -251,9 +256,11 @@ def integration(config: dict, params: dict, inputs: dict) -> dict:
 
 def pigan_rays_integration(config: dict, params: dict, inputs: dict) -> dict:
     inputs, (width, height) = tensors(inputs), config["resolution_wh"]
-    angles = place(config["mode"], torch.cat([inputs["rand_pitch"], inputs["rand_yaw"]], dim=1), config["h_mean"], config["h_stddev"], config["v_mean"], config["v_stddev"])
+    draws = torch.cat([inputs["rand_pitch"], inputs["rand_yaw"]], dim=1)
+    angles = place(config["mode"], draws, config["h_mean"], config["h_stddev"], config["v_mean"], config["v_stddev"])
     origins, directions = camera_rays(pigan_cameras(angles, config["fov"], width, height), pixel_grid(height, width)[None])
-    depths = jitter(torch.linspace(config["ray_start"], config["ray_end"], config["num_steps"]).expand(*origins.shape[:2], -1), inputs["rand_perturb"][..., 0])
+    regular = torch.linspace(config["ray_start"], config["ray_end"], config["num_steps"]).expand(*origins.shape[:2], -1)
+    depths = jitter(regular, inputs["rand_perturb"][..., 0])
     result = {"points_world": origins[:, :, None] + directions[:, :, None] * depths[..., None], "z_vals": depths[..., None], "dirs_world": directions,
               "origins_world": origins, "pitch": angles[:, :1], "yaw": angles[:, 1:]}
     for name, variant in config["variants"].items():
