@@ -126,7 +126,7 @@ def fibonacci_path(center: Tensor, radius: float, count: int, turns: float = 20.
 def upwards(forward: Tensor) -> Tensor:
     """Directions (N, 3) that are up in pictures looking along `forward` (N, 3): +y, or, for a view straight down or up, as for a camera that comes
     there from before the face."""
-    vertical = torch.nn.functional.normalize(forward, dim=-1)[..., 1:]
+    vertical = torch.nn.functional.normalize(forward, dim=-1)[..., 1:2]
     up, zero = torch.tensor([0.0, 1.0, 0.0], dtype=forward.dtype), torch.zeros_like(vertical)
     return torch.where(vertical.abs() > 1 - 1e-9, torch.cat([zero, zero, vertical.sign()], dim=-1), up)
 

@@ -23,7 +23,7 @@ from sof.model import SOF
 from sof.predict import rays_at_once, shooter
 from sof.prior import PriorOptions, mesh_depth, prior_shooter, surface_of
 
-NEAREST, FARTHEST, DOLLY_FOCAL, FOCAL_STEP, DEPTH_FOCAL = 1.1, 3.0, 400.0, 200.0, 500.0         # TestAll's, on a 128 grid
+NEAREST, FARTHEST, DOLLY_FOCAL, LONGER, DEPTH_FOCAL = 1.1, 3.0, 400.0, 7 * 200.0, 500.0         # TestAll's, on a 128 grid
 WIDE = DOLLY_FOCAL / PUBLISHED_FOCAL / NEAREST                # world units of an orthographic model to one of theirs
 BEFORE, DEEP, BACKGROUND = 0.25, 0.3, 10                      # colours go from BEFORE nearer than the camera's target over a range DEEP; of nothing
 
@@ -33,7 +33,7 @@ class DollyConfig(Head, Picture):
     """Options of `dolly`."""
 
     count: int = option(8, "pictures", low=1)
-    focal: float = option(DOLLY_FOCAL, "of the first picture, on a 128 grid, in pixels; every further one's is 200 longer", low=1)
+    focal: float = option(DOLLY_FOCAL, "of the first picture, on a 128 grid, in pixels; the last one's is 1400 longer", low=1)
     prior_steps: int = option(4, "steps of the march that begins on the mesh", low=0)
     fps: float = option(2.0, "frames a second of the films", low=1)
 
@@ -57,8 +57,9 @@ def dolly(config: DollyConfig) -> None:
     prior = PriorOptions(depth_prior="start", prior_steps=config.prior_steps)
     shots = (shooter(sof, scene), prior_shooter(prior, sof, scene, mesh), mesh_depth(mesh, device_of(config.device)))
     frames, agree = [], []
-    for k, distance in enumerate(np.linspace(NEAREST, FARTHEST, config.count)):
-        camera = published_cameras(facing([0.0], distance * unit), config.focal + FOCAL_STEP * k, orthographic=False).move(device_of(config.device))
+    way = zip(np.linspace(NEAREST, FARTHEST, config.count), np.linspace(config.focal, config.focal + LONGER, config.count))
+    for k, (distance, focal) in enumerate(way):
+        camera = published_cameras(facing([0.0], distance * unit), focal, orthographic=False).move(device_of(config.device))
         plain, guided, surface = (render(shot, camera, config.side, config.side, rays_at_once(sof, config.side)) for shot in shots)
         labels = torch.cat([plain["labels"], guided["labels"]]).cpu().numpy()
         depths = torch.cat([seen["z_depth"] for seen in (plain, guided, surface)]) / unit

@@ -7,7 +7,8 @@ import nbformat
 import pytest
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-ORIGINALS = {"sof_DataPreprocess", "sof_TestAll", "sof_Test_MV_Inference", "sof_Test_Slicing", "sof_Test_mIoU", "sof_Test_GMM"}
+ORIGINALS = {"sof_DataPreprocess", "sof_TestAll", "sof_Test_MV_Inference", "sof_Test_Slicing", "sof_Test_mIoU", "sof_Test_GMM", "sof_CleanData",
+             "sof_Test_expression"}
 
 
 @pytest.fixture(scope="module")

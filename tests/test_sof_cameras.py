@@ -49,6 +49,30 @@ def test_named_paths_look_at_the_head(name, count):
         assert torch.allclose(offset[:, [0, 2]].norm(dim=-1), torch.tensor(3.0).double())
 
 
+@pytest.mark.parametrize("distance", [1.0, 4.5])
+def test_the_plane_looks_straight_ahead(distance):
+    cam2world = path_poses("plane", 9, distance)
+    check_cam2world(cam2world, "plane")
+    assert torch.equal(cam2world[:, :3, :3], torch.diag(torch.tensor([1.0, -1, -1]).double()).expand(9, 3, 3))
+    assert (cam2world[:, 2, 3] == distance).all() and cam2world[:, 0, 3].aminmax() == pytest.approx((-0.05 * distance, 0.05 * distance))
+    assert cam2world[:, 1, 3].aminmax() == pytest.approx((0.12, 0.13))
+
+
+@pytest.mark.parametrize("distance", [1.0, 4.5])
+def test_the_spiral_up_a_sphere_passes_both_poles(distance):
+    """All about the head, every camera rigid, the poles included, whose up is that of cameras which come there from before the face."""
+    cam2world = path_poses("fibonacci", 21, distance)
+    check_cam2world(cam2world, "fibonacci")
+    offset = (cam2world[:, :3, 3] - HEAD) / distance
+    assert torch.allclose(offset.norm(dim=-1), torch.ones(21).double()) and torch.allclose(cam2world[:, :3, 2], -offset, atol=1e-9)
+    assert torch.allclose(offset, (path_poses("fibonacci", 21, 1.0)[:, :3, 3] - HEAD), atol=1e-9)              # as wound at every distance
+    assert (cam2world[1:-1, 1, 1] < 0).all()
+    for pole, height in ((0, -1.0), (-1, 1.0)):
+        beside = torch.tensor([0.0, height, 1e-4]).double()
+        assert offset[pole].tolist() == pytest.approx([0, height, 0], abs=1e-9)
+        assert torch.allclose(cam2world[pole, :3, :3], look_at(beside, torch.zeros(3).double())[:3, :3], atol=1e-3)
+
+
 def test_other_paths_are_refused():
     with pytest.raises(InputError, match="--path: 'helix' is none of turntable, sphere"):
         path_poses("helix", 5)

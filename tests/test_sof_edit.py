@@ -1,16 +1,19 @@
 """Codes on their way, labels laid over labels, films with a renderer that only counts, volumes looked through; and the commands on a trained run."""
 from __future__ import annotations
 
+import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from common.cameras import look_at
+from common.checkpoint import export_safetensors
 from common.images import read_picture
 from sof import edit, slicing
-from sof.cameras import film_path, published_cameras
+from sof.cameras import film_path, path_poses, published_cameras, sof_cameras
 from sof.model import SOF, ModelConfig, load
 from sof.predict import predict
 from tests import programs
@@ -79,6 +82,26 @@ def test_hair_changes_alone(maps):
         new, old = frames[k, row, column], first[row, column]
         assert seen[k, row, column] == (old if old in kept else 1 if new in kept else new)
     assert set(edit.KEPT_WITH_HAIR) == kept and (edit.keep_face(first, first[None]) == first).all()
+
+
+# Holes
+
+def test_holes_are_background_that_the_head_encloses():
+    """A small one takes the lowest label at its edge; a large one, the background about the head and a corner of it stay; the notebook closes more."""
+    frame = np.full((512, 512), 1, np.uint8)
+    frame[:, :100] = 0                                             # outside
+    frame[0:20, 492:512] = 0                                       # a corner of it
+    frame[200:210, 200:210] = 0                                    # a hole in the skin
+    frame[300:340, 300:340], frame[310:330, 310:330] = 14, 1       # glasses about skin
+    frame[400:500, 400:500] = 0                                    # a hole of 10,000 pixels
+    closed = edit.close_holes(frame[None], 6000)[0]
+    assert (closed[200:210, 200:210] == 1).all() and (closed != frame).sum() == 100
+    published = edit.close_holes(frame[None], 6000, published=True)[0]
+    assert (published[310:330, 310:330] == 14).all() and (published[0:20, 492:512] == 1).all() and (published[400:500, 400:500] == 0).all()
+    assert (published != frame).sum() == 100 + 400 + 400
+    assert (edit.close_holes(frame[None], 10_001)[0][400:500, 400:500] == 1).all()
+    small = frame[::4, ::4]                                        # areas are those of 512 x 512, whatever the side
+    assert (edit.close_holes(small[None], 6000)[0] == closed[::4, ::4]).all()
 
 
 # Films
@@ -250,3 +273,73 @@ def test_film_and_layers(trained, tmp_path):
     assert len(layers) == 4 and layers[0].shape == (16, 52, 3)
     assert not layers[0][:, 36:].any() and (layers[-1][:, 36:].any(axis=-1) == (view(trained, 0) > 0)).mean() > 0.95      # nothing yet, then all of it
     programs.refused(render(trained, tmp_path, "layers", "--label", "beard"), "--label beard", "hair")
+
+
+def test_views_with_holes_closed(trained, tmp_path):
+    plain, closed = (render(trained, tmp_path / name, "views", "--count", "2", "--area_closing", area) for name, area in (("a", 0), ("b", 200000)))
+    assert plain.code == closed.code == 0 and not closed.err, closed
+    a, b = labels_in(tmp_path / "a"), labels_in(tmp_path / "b")
+    assert (b[a > 0] == a[a > 0]).all() and (b == edit.close_holes(a, 200000)).all()
+
+
+def test_the_film_swings_as_far_as_asked(trained, tmp_path):
+    """TestAll's second film: the camera of its first, 0.55 to each side."""
+    assert render(trained, tmp_path, "film", "--to", "1", "--steps", "2", "--sweep", "0.55").code == 0
+    model, _ = load(trained.folder)
+    poses = look_at(*film_path(CENTER, TARGET, steps=2, sweeps=(0.0, -0.55, 0.55, 0.0)))
+    frames = edit.drawer(model, published_cameras, 16)(poses, model.latent_codes.weight[:1].detach().expand(len(poses), -1))
+    assert (labels_in(tmp_path)[: len(poses)] == frames).mean() > 0.995
+
+
+def test_intrinsics_from_a_file(trained, tmp_path):
+    """The published focal length in a file of 512 px shows what is shown without; half of it a head half as large; one of two is refused."""
+    for name, focal in (("same", 144), ("half", 72), ("none", -1), ("zero", 144)):
+        tmp_path.joinpath(f"{name}.txt").write_text(f"{focal} 256 256 0.\n0. 0. 0.\n1.\n{0 if name == 'zero' else 512} 512\n")
+    tmp_path.joinpath("binary.txt").write_bytes(bytes(range(128, 256)))
+    for name, where in (("same", "a"), ("half", "b")):
+        assert render(trained, tmp_path / where, "views", "--count", "1", "--intrinsics", tmp_path / f"{name}.txt").code == 0
+    same, half = labels_in(tmp_path / "a")[0], labels_in(tmp_path / "b")[0]
+    model, _ = load(trained.folder)
+    pose = path_poses("turntable", 1)
+    K = torch.tensor([[4.5, 0, 8], [0, 4.5, 8], [0, 0, 1]])[None]
+    truth = next(predict(model, torch.tensor([0]), sof_cameras(pose.float(), K, 16, True), 16))["labels"].numpy()
+    assert (same == truth).all() and (half > 0).mean() < 0.5 * (same > 0).mean()
+    two = render(trained, tmp_path, "views", "--focal", "36", "--intrinsics", tmp_path / "same.txt")
+    programs.refused(two, "--focal, --intrinsics")
+    for name in ("none", "zero", "binary"):
+        programs.refused(render(trained, tmp_path, "views", "--intrinsics", tmp_path / f"{name}.txt"), f"{name}.txt")
+
+
+# Expressions
+
+def test_expressions_keep_who_it_is():
+    own, params = torch.arange(6.0), -torch.arange(12.0).view(2, 6)
+    assert edit.with_expressions(own, params, 4).tolist() == [[0, 1, 2, 3, -4, -5], [0, 1, 2, 3, -10, -11]]
+
+
+def test_expressions(tmp_path, trained):
+    """Nothing of its own kept: each head in turn; all of it kept: the same head over and over; a file's rows in its order."""
+    torch.manual_seed(0)
+    sof = SOF(ModelConfig(embedding_size=8, feat_dim=16, tracing_steps=2, orthogonal=True, use_encoder=True, encoder_size=6), heads=3).eval()
+    with torch.no_grad():
+        sof.face_params.copy_(3 * torch.randn(3, 6))
+        sof.mapping_fn[0].weight.mul_(3)
+    export_safetensors(tmp_path / "encoder.safetensors", {"model": sof.state_dict()}, dataclasses.asdict(sof.config))
+    np.save(tmp_path / "rows.npy", sof.face_params[[2, 0]].numpy())
+    np.save(tmp_path / "short.npy", np.zeros((2, 5), np.float32))
+
+    def run(*options):
+        done = programs.run(tmp_path, RENDER, "expressions", "--checkpoint", tmp_path / "encoder.safetensors", "--instance", "1", "--side", "16",
+                            "--device", "cpu", "--out", "out", *options)
+        return done, labels_in(tmp_path)
+
+    with torch.no_grad():
+        front = published_cameras(look_at(CENTER, TARGET)[None].expand(3, 4, 4))
+        truth = edit.drawer(sof, lambda poses: front.pick(slice(0, len(poses))), 16)(torch.eye(4).expand(3, 4, 4), sof.codes(torch.arange(3)))
+    done, frames = run("--kept", "0")
+    assert done.code == 0 and not done.err and (frames == truth).mean() > 0.995 and len(np.unique(truth)) > 1, done
+    assert (truth[0] != truth[1]).any() and (run("--kept", "6")[1] == truth[1]).mean() > 0.995
+    shutil.rmtree(tmp_path / "out")
+    assert (run("--kept", "0", "--params", "rows.npy")[1] == truth[[2, 0]]).mean() > 0.995
+    programs.refused(run("--params", "short.npy")[0], "short.npy", "6 numbers")
+    programs.refused(render(trained, tmp_path, "expressions"), "--use_encoder")
