@@ -5,7 +5,9 @@ import numpy as np
 import torch
 
 from geopifu import sampling as samplers
-from geopifu.geometry import VIEWS, canonicalise, to_view
+from geopifu.data import prepared
+from geopifu.geometry import BOX, VIEWS, calibration, canonicalise, to_view
+from geopifu.queries import Solid, balanced, candidates
 from geopifu.raster import iuv_image, lit_colors, mask, normal_image, pixels_of, rasterise, rgb_image
 from geopifu.scans import face_normals
 from geopifu.voxels import centers, eight_bit, filled_voxels, semantic_values, silhouette, surface_voxels, turned
@@ -36,6 +38,18 @@ def voxels(config: dict, params: dict, inputs: dict) -> dict:
         "sem_saved_uint8": eight_bit(values), "vertex_label": semantic_values(inputs["label_query_verts"], labelled, labels, **near).clip(0, 1)}
 
 
+def dataset(config: dict, params: dict, inputs: dict) -> dict:
+    canonical, _, _ = canonicalise(inputs["verts"].astype(np.float32), inputs["random_rot"].astype(np.float32))
+    samples = candidates(inputs["surface_points"], inputs["noise"], config["sigma"], inputs["uniform"], inputs["perm"])
+    within = Solid(canonical, inputs["faces"].astype(np.int64)).contains(samples)
+    kept, others = balanced(samples, within, config["num_sample_inout"])
+    result = {"inside": within, "canonical": canonical, "in_points": kept, "out_points": others,
+              "calibs": np.stack([calibration(view) for view in range(len(VIEWS))]), "b_min": BOX[0], "b_max": BOX[1]}
+    for name, variant in config["variants"].items():
+        result[name] = prepared(inputs["image"], np.round(inputs["mask"] / 255).astype(np.uint8), variant["loadSize"])[name.startswith("mask")]
+    return result
+
+
 def render(config: dict, params: dict, inputs: dict) -> dict:
     faces, rotation = inputs["faces"].astype(np.int64), inputs["random_rot"]
     front, mean, scale = canonicalise(inputs["verts"].astype(np.float64), rotation)
@@ -54,4 +68,4 @@ def render(config: dict, params: dict, inputs: dict) -> dict:
     return result
 
 
-ADAPTERS = {"geopifu.render": render, "geopifu.sampling": sampling, "geopifu.voxels": voxels}
+ADAPTERS = {"geopifu.dataset": dataset, "geopifu.render": render, "geopifu.sampling": sampling, "geopifu.voxels": voxels}
