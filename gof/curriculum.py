@@ -86,7 +86,7 @@ def interval(interval_max: float, interval_min: float, decay_beta: float, step: 
 
 def opacity_weight(config: Curriculum, step: int) -> float:
     """Weight of the opacity prior."""
-    return min(10 * config.opacprior_lambda_init, config.opacprior_lambda_init * math.exp(config.opacprior_growth_rate * step))
+    return config.opacprior_lambda_init * min(10.0, math.exp(min(config.opacprior_growth_rate * step, 10.0)))
 
 
 def topk_share(config: Curriculum, step: int) -> float:

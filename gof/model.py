@@ -39,6 +39,7 @@ class ModelConfig:
 
     model: str = option("SPATIALSIRENBASELINE", "network of the field", choices=NETWORKS)
     hidden_dim: int = option(0, "width of its layers; 0: as published", low=0)
+    layers: int = option(8, "sine layers before the density; 8 as published", low=1)
     latent_dim: int = option(256, "numbers of a code", low=1)
     fov: float = option(12.0, "field of view, degrees", low=0)
     ray_start: float = option(0.88, "distance from the camera, on the unit sphere, at which rays start", low=0)
@@ -87,7 +88,7 @@ class Generator(nn.Module):
         super().__init__()
         shape = NETWORKS[config.model]
         self.config = config
-        self.siren = Siren(replace(shape, hidden=config.hidden_dim or shape.hidden, latent=config.latent_dim))
+        self.siren = Siren(replace(shape, hidden=config.hidden_dim or shape.hidden, layers=config.layers, latent=config.latent_dim))
         self._average: Codes | None = None
 
     def codes(self, z: Tensor, psi: float = 1.0) -> Codes:
