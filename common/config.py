@@ -70,9 +70,14 @@ def run_program(main: Callable, ConfigClass: type, description: str, argv: list[
         main(parse(ConfigClass, argv, description, prog))
 
 
-def run_commands(commands: dict[str, tuple[Callable, type]], description: str, argv: list[str] | None = None) -> None:
-    """The same for a script of several commands {name: (main, ConfigClass)}: the first word of the command line chooses."""
+def run_commands(commands: dict[str, tuple[Callable, type]], description: str, argv: list[str] | None = None, default: str = "") -> None:
+    """The same for a script of several commands {name: (main, ConfigClass)}: the first word of the command line chooses.
+
+    `default` is the command meant where options come first.
+    """
     argv = sys.argv[1:] if argv is None else argv
+    if default and argv and argv[0].startswith("-") and argv[0] not in ("-h", "--help"):
+        argv = [default, *argv]
     script = Path(sys.argv[0]).name
     about = {name: (main.__doc__ or "").strip().partition("\n")[0] for name, (main, _) in commands.items()}
     if not argv or argv[0] in ("-h", "--help"):

@@ -134,8 +134,8 @@ def picture(mesh: Mesh, cameras: Cameras, height: int, width: int, samples: int 
     cameras, tree = cameras.move(device=device, dtype=torch.float32), build(vertices, faces)
     uv = pixel_grid(height * samples, width * samples, device)[None]
     shade = lambda camera: lambda uv: _shade(tree, surface, faces, camera, uv)
-    views = [in_chunks(shade(cameras.pick([n])), uv, chunk=2**20, axis=1) for n in range(len(cameras))]
-    linear = torch.cat(views).unflatten(1, (height, samples, width, samples)).mean((2, 4))
+    view = lambda n: in_chunks(shade(cameras.pick([n])), uv, chunk=2**20, axis=1).unflatten(1, (height, samples, width, samples)).mean((2, 4))
+    linear = torch.cat([view(n) for n in range(len(cameras))])
     return (255 * linear.clamp(0, 1) ** (1 / 2.2)).round().to(torch.uint8).cpu().numpy()
 
 
