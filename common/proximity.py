@@ -12,6 +12,7 @@ from __future__ import annotations
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,6 +49,28 @@ def closest(solid, points: Tensor, farthest: float = FARTHEST) -> Nearest:
 def inside(solid, points: Tensor, threshold: float = 0.5) -> Tensor:
     """Whether points (P, 3) lie inside the mesh: (P,) bool."""
     return nearest(solid, points, threshold=threshold).distances < 0
+
+
+def surface_points(vertices: np.ndarray, faces: np.ndarray, pick: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Points (n, 3) on a mesh, uniform by area for uniform draws: pick (n,) chooses the face, place (n, 2) the point in it (Osada et al. 2002)."""
+    a, b, c = vertices[faces.T]
+    areas = np.cumsum(np.linalg.norm(np.cross(b - a, c - a), axis=1))
+    face = np.minimum(np.searchsorted(areas, pick * areas[-1], side="right"), len(faces) - 1)
+    root = np.sqrt(place[:, :1])
+    return (1 - root) * a[face] + root * (1 - place[:, 1:]) * b[face] + root * place[:, 1:] * c[face]
+
+
+def to_points(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The distance (P,) from each of points (P, 3) to the nearest of others (Q, 3)."""
+    from scipy.spatial import cKDTree
+
+    return cKDTree(others).query(points)[0]
+
+
+def to_surface(points: np.ndarray, vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """The distance (P,) from each of points (P, 3) to a mesh's surface."""
+    tensor = lambda array, kind: torch.from_numpy(np.ascontiguousarray(array, kind))
+    return closest(build(tensor(vertices, np.float32), tensor(faces, np.int64)), tensor(points, np.float32)).distances.numpy()
 
 
 def _ask(kernel: str, solid, points: Tensor, farthest: float, *more: float) -> Nearest:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -95,15 +96,10 @@ def split_frames(folder: str | Path, ratio: float, total: int) -> dict[str, list
         test = [n for n in frames if n >= first and not (total == PUBLISHED_FRAMES and n in BLACK_LIST)]
         return {"train": [n for n in frames if n < first], "test": test}
     splits: dict[str, list[int]] = {"train": [], "test": []}
-    for start in sorted({n - n % 4 for n in frames}):
-        views = [n for n in range(start, start + 4) if n in set(frames[_at(frames, start):_at(frames, start) + 4])]
+    for _, group in groupby(frames, lambda n: n - n % 4):
+        views = list(group)
         splits[person_split(_subject(read_config(folder, views[0])) or 0)] += views
     return splits
-
-
-def _at(frames: list[int], start: int) -> int:
-    from bisect import bisect_left
-    return bisect_left(frames, start)
 
 
 def _subject(config: dict) -> int | None:

@@ -14,19 +14,10 @@ import numpy as np
 import torch
 
 from common.errors import InputError
-from common.proximity import build, inside
+from common.proximity import build, inside, surface_points
 from geopifu.geometry import BOX, VOXEL
 
 SURFACE_SHARE, UNIFORM_SHARE = 4, 0.25                                          # draws of each kind per point that is wanted
-
-
-def surface_points(vertices: np.ndarray, faces: np.ndarray, pick: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """Points (n, 3) on a mesh, uniform by area for uniform draws: pick (n,) chooses the face, place (n, 2) the point in it."""
-    a, b, c = vertices[faces.T]
-    areas = np.cumsum(np.linalg.norm(np.cross(b - a, c - a), axis=1))
-    face = np.minimum(np.searchsorted(areas, pick * areas[-1], side="right"), len(faces) - 1)
-    root = np.sqrt(place[:, :1])
-    return (1 - root) * a[face] + root * (1 - place[:, 1:]) * b[face] + root * place[:, 1:] * c[face]
 
 
 def candidates(surface: np.ndarray, noise: np.ndarray, sigma: float, uniform: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ import torch
 from geopifu import sampling as samplers
 from geopifu.data import prepared
 from geopifu.geometry import BOX, VIEWS, calibration, canonicalise, to_view
+from geopifu.metrics import normal_measures, rendered_normals, stored_normals, vertex_measures
 from geopifu.queries import Solid, balanced, candidates
 from geopifu.raster import iuv_image, lit_colors, mask, normal_image, pixels_of, rasterise, rgb_image
 from geopifu.scans import face_normals
@@ -68,4 +69,16 @@ def render(config: dict, params: dict, inputs: dict) -> dict:
     return result
 
 
-ADAPTERS = {"geopifu.dataset": dataset, "geopifu.render": render, "geopifu.sampling": sampling, "geopifu.voxels": voxels}
+def metrics(config: dict, params: dict, inputs: dict) -> dict:
+    front, _, _ = canonicalise(inputs["gt_verts"].astype(np.float32), inputs["random_rot"].astype(np.float32))
+    truth, estimate, faces = to_view(front, config["view"]), inputs["est_verts"].astype(np.float64), inputs["est_faces"].astype(np.int64)
+    cd, psd = vertex_measures(estimate.astype(np.float32), truth)
+    normals, kept = stored_normals(inputs["gt_normal_image"], np.round(inputs["gt_mask"] / 255))
+    rendered = rendered_normals(estimate, faces)
+    cosine, length = normal_measures(rendered, normals, kept)
+    cos_of_maps, l2_of_maps = normal_measures(inputs["map_est_normals"], inputs["map_gt_normals"], inputs["map_mask"])
+    return {"cd": cd, "psd": psd, "normal_cos": cosine, "normal_l2": length, "vertex_normals": face_normals(estimate, faces), "gt_canonical": truth,
+            "est_normals": rendered, "gt_normals": normals, "gt_mask": kept, "cos_of_maps": cos_of_maps, "l2_of_maps": l2_of_maps}
+
+
+ADAPTERS = {"geopifu.dataset": dataset, "geopifu.metrics": metrics, "geopifu.render": render, "geopifu.sampling": sampling, "geopifu.voxels": voxels}
