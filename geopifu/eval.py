@@ -1,0 +1,199 @@
+"""Measure reconstructions as the paper does: CD, PSD, normal cosine and L2, and, on surfaces and in centimetres, CD and P2S.
+
+    python geopifu/eval.py --resultsDir results/GeoPIFu_query --datasetDir data/humanRender --meshDirSearch data         meshes that are there
+    python geopifu/eval.py --checkpoint log/query --datasetDir data/humanRender --meshDirSearch data/bodies              makes those that are missing
+    python geopifu/eval.py --mean_body 200 --resultsDir results/mean_body ...                                            one body for all photos
+
+RESULTS/000123_meshRefined.obj is the estimate of a frame, in the photo's own view. RESULTS/000123_evalMetrics.json and _additional.json keep its
+figures, avgEvalMetrics.json their means. Frames that are measured are not measured again.
+"""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common.config import option, run_program
+from common.errors import InputError
+from common.meshes import Mesh
+from common.ranks import device_of
+from geopifu import meshes, metrics, published
+from geopifu.data import Frames, read_voxels
+from geopifu.geometry import calibration, canonicalise, to_view
+from geopifu.layout import read_config, read_mask, read_rgb, rotation_of_frame, shard
+from geopifu.model import GeoPIFu, ModelConfig
+from geopifu.options import DataConfig
+from geopifu.render_data import write_json
+from geopifu.scans import read_obj, read_scan, rerooted
+
+PUBLISHED = {"DeepHuman": (11.928, 11.246, 0.2088, 0.4647), "PIFu": (2.604, 4.026, 0.0914, 0.3009), "Geo-PIFu": (1.742, 1.922, 0.0682, 0.2603)}
+FIGURES = ("chamfer_dis", "estV_2_gtM_dis", "norm_cos_dis_ft", "norm_l2_dis_ft", "surface_cd_cm", "surface_p2s_cm")
+AVERAGES = ("avg_chamfer_dis", "avg_estV_2_gtM_dis", "avg_norm_cos_dis_front", "avg_norm_l2_dis_front", "avg_surface_cd_cm", "avg_surface_p2s_cm")
+HEADINGS = ("CD", "PSD", "Cosine", "L2", "CD cm", "P2S cm")
+NORMALS = ("norm_cos_dis_ft", "norm_l2_dis_ft")
+
+
+@dataclass
+class EvalConfig(DataConfig):
+    """Options of geopifu/eval.py."""
+
+    checkpoint: list[str] = option([], "run folder, checkpoint or author's file, or two, netG's and netV's: reconstruct what is missing in resultsDir")
+    resultsDir: str = option("", "folder of meshes and figures; empty: eval/ in the first checkpoint's run folder")
+    split: str = option("test", "which frames: test, train, all", choices=("test", "train", "all"))
+    mean_body: int = option(0, "instead of a checkpoint: the mean of the voxels of so many training frames, for every photo", low=0)
+    give_idx: list[int] = option([], "these frames alone")
+    num_skip_frames: int = option(1, "of every so many groups of four views one is measured", low=1)
+    splitNum: int = option(1, "the frames are split into so many chunks", low=1)
+    splitIdx: int = option(0, "this process measures this chunk, from 0", low=0)
+    resolution_x: int = option(171, "grid of the meshes that are made", low=2)
+    resolution_y: int = option(256, "grid of the meshes that are made", low=2)
+    resolution_z: int = option(171, "grid of the meshes that are made", low=2)
+    device: str = option("auto", "auto, cpu, cuda or cuda:NUMBER, of the networks")
+
+
+def main(config: EvalConfig) -> None:
+    """Measure the frames of a split; print the table and write the means."""
+    results = results_folder(config)
+    estimate, options = estimator(config)
+    frames = Frames(options, config.split)
+    chosen = wanted(config, frames)
+    for i in tqdm([chosen[k] for k in shard(len(chosen), config.splitNum, config.splitIdx)], desc="frames", unit="frame", dynamic_ncols=True):
+        frame = frames.numbers[i]
+        mesh_path = results / f"{frame:06d}_meshRefined.obj"
+        if not figures_path(results, frame, additional=True).is_file():
+            if not mesh_path.is_file():
+                estimate(frames, i, mesh_path)
+            keep(results, frame, measured(config, frame, mesh_path))
+    summarise(results, [frames.numbers[i] for i in chosen])
+
+
+def results_folder(config: EvalConfig) -> Path:
+    """Where meshes and figures lie. Raises InputError where it is not told."""
+    if config.resultsDir:
+        return Path(config.resultsDir)
+    if not config.checkpoint:
+        raise InputError("--resultsDir: needed without --checkpoint, the folder of meshes 000123_meshRefined.obj")
+    first = Path(config.checkpoint[0])
+    return (first if first.is_dir() else first.parent) / "eval"
+
+
+def wanted(config: EvalConfig, frames: Frames) -> list[int]:
+    """The places of the frames to measure. Raises InputError for frames that the split does not have."""
+    missing = set(config.give_idx) - set(frames.numbers)
+    if missing:
+        raise InputError(f"--give_idx {min(missing)}: not a frame of the {config.split} split")
+    given = set(config.give_idx or frames.numbers)
+    return [i for i, n in enumerate(frames.numbers) if n in given and n // 4 % config.num_skip_frames == 0]
+
+
+# Estimates
+
+@dataclass
+class FrameConfig(ModelConfig, DataConfig):
+    """What frames are read with: the model's sizes, the user's folders."""
+
+
+def estimator(config: EvalConfig) -> tuple[Callable[[Frames, int, Path], None], FrameConfig]:
+    """(what writes a missing mesh of a frame, the options that frames are read with)."""
+    data = {field.name: getattr(config, field.name) for field in fields(DataConfig)} | {"num_sample_inout": 0}
+    options = lambda model: FrameConfig(**vars(model), **data)
+    if config.mean_body:
+        mesh = mean_body(config)
+        return lambda frames, i, path: meshes.write_obj(path, mesh, np.full_like(mesh.vertices, 0.5)), options(ModelConfig())
+    if not config.checkpoint:
+        return _missing, options(ModelConfig())
+    model, _ = published.load(*config.checkpoint, device=device_of(config.device))
+    return lambda frames, i, path: reconstruct(config, model, frames, i, path), options(model.config)
+
+
+def _missing(frames: Frames, i: int, path: Path) -> None:
+    raise InputError(f"{path}: missing; give --checkpoint to make it")
+
+
+@torch.no_grad()
+def reconstruct(config: EvalConfig, model: GeoPIFu, frames: Frames, i: int, path: Path) -> None:
+    """Write the mesh that the model makes of a frame's photo, in its own view."""
+    item, device = frames.item(i, 0), next(model.parameters()).device
+    photo = item["img"][:1].to(device)
+    voxels = item["deepVoxels"][None].to(device) if "deepVoxels" in item else None
+    if model.netG is None:
+        mesh = meshes.coarse_surface(model.netV.occupancy(model.latents(photo))[0, 0], model.config.published_voxels)
+    else:
+        resolution = (config.resolution_x, config.resolution_y, config.resolution_z)
+        mesh = meshes.body(model, model.scene(photo, voxels=voxels), resolution)
+    meshes.write_obj(path, mesh, meshes.vertex_colors(mesh.vertices, photo[0], torch.from_numpy(calibration(0)), model.config.published_pixels))
+
+
+def mean_body(config: EvalConfig) -> Mesh:
+    """The surface within which at least half of some training frames' voxels are, spread evenly over them."""
+    frames = Frames(replace(config, num_sample_inout=0), "train").numbers
+    some = [frames[k * len(frames) // config.mean_body] for k in range(config.mean_body)]
+    mean = sum(read_voxels(config.datasetDir, n)[0] for n in tqdm(some, desc="mean body", dynamic_ncols=True)) / len(some)
+    return meshes.coarse_surface(mean)
+
+
+# Figures
+
+def measured(config: EvalConfig, frame: int, path: Path) -> dict[str, float]:
+    """All figures of a frame's estimate."""
+    settings = read_config(config.datasetDir, frame)
+    scan = read_scan(rerooted(settings["meshPath"], config.meshDirSearch))
+    front, _, scale = canonicalise(scan.vertices.astype(np.float32), rotation_of_frame(settings).astype(np.float32), str(path))
+    truth = to_view(front, frame % 4)
+    vertices, faces, _ = read_obj(path)
+    vertices = vertices[:, :3]
+    cd, psd = metrics.vertex_measures(vertices.astype(np.float32), truth)
+    normals, mask = metrics.stored_normals(read_rgb(config.datasetDir, "normalRGB", frame), read_mask(config.datasetDir, frame))
+    cosine, length = metrics.normal_measures(metrics.rendered_normals(vertices, faces), normals, mask)
+    surface = metrics.surface_measures((vertices, faces), (truth, scan.faces), np.random.default_rng(frame))
+    return dict(zip(FIGURES, (cd, psd, cosine, length, *(100 / scale * distance for distance in surface))))
+
+
+def figures_path(results: Path, frame: int, additional: bool) -> Path:
+    """The release's two files of a frame's figures."""
+    return results / f"{frame:06d}_evalMetrics{'_additional' * additional}.json"
+
+
+def keep(results: Path, frame: int, figures: dict[str, float]) -> None:
+    """Write a frame's figures as the release does, ours beside."""
+    write_json(figures_path(results, frame, False), {name: [figures[name]] for name in NORMALS})
+    write_json(figures_path(results, frame, True), {name: value for name, value in figures.items() if name not in NORMALS})
+
+
+def recall(results: Path, frame: int) -> dict[str, float]:
+    """A frame's figures. Raises InputError for a broken file."""
+    path = figures_path(results, frame, True)
+    try:
+        figures = json.loads(path.read_text()) | {name: value[0] for name, value in json.loads(figures_path(results, frame, False).read_text()).items()}
+        return {name: float(figures[name]) for name in FIGURES}
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+        raise InputError(f"{path}: broken, delete it to measure again ({error})") from None
+
+
+def summarise(results: Path, frames: list[int]) -> None:
+    """Print the table over all frames that are measured, and write their means once that is every one."""
+    done = [frame for frame in frames if figures_path(results, frame, True).is_file()]
+    if not done:
+        return
+    rows = np.array([list(recall(results, frame).values()) for frame in done])
+    means = dict(zip(AVERAGES, rows.mean(0).tolist())) | {"frames": len(done)}
+    print(table({str(results): means}, len(done), len(frames)))
+    if len(done) == len(frames):
+        write_json(results / "avgEvalMetrics.json", means)
+
+
+def table(ours: dict[str, dict[str, float]], done: int, count: int) -> str:
+    """The paper's table with ours below."""
+    line = lambda name, values: f"{name[-40:]:<40}" + "".join(f"{value:>10.4f}" for value in values)
+    heading = f"{f'{done} of {count} frames':<40}" + "".join(f"{name:>10}" for name in HEADINGS)
+    paper = [line(f"{name} (paper, THUman)", values) for name, values in PUBLISHED.items()]
+    return "\n".join([heading, *paper, *(line(name, [means[key] for key in AVERAGES]) for name, means in ours.items())])
+
+
+if __name__ == "__main__":
+    run_program(main, EvalConfig, __doc__)
