@@ -70,8 +70,9 @@ def stage_at(config: Curriculum, step: int) -> Stage:
 
 
 def alpha(config: Curriculum, step: int) -> float:
-    """How far the discriminator's newest layers have faded in, 0 to 1."""
-    return min(1.0, (step - stage_at(config, step).start) / config.fade_steps)
+    """How far the discriminator's newest layers have faded in, 0 to 1: anew where a stage has larger pictures."""
+    grown = max(start for i, start in enumerate(config.stage_starts) if start <= step and (i == 0 or config.img_size[i] != config.img_size[i - 1]))
+    return min(1.0, (step - grown) / config.fade_steps)
 
 
 def density_noise(step: int) -> float:
