@@ -62,7 +62,7 @@ def class_loss(scores: Tensor, labels: Tensor) -> Tensor:
 
 
 def image_loss(colors: Tensor, target: Tensor) -> Tensor:
-    """Mean squared difference: the class loss of models with 1 or 3 output channels."""
+    """Mean squared difference of colours (B, R, C): the release's loss for pictures in place of label maps, which its reader could never read."""
     return (colors - target).square().mean()
 
 
