@@ -22,9 +22,14 @@ ZOOM = 5.0                                                    # degrees by which
 MESH_DISTANCE = 4.5                                           # sides of the cube between its centre and the camera
 
 
+def shares(count: int) -> Tensor:
+    """`count` numbers (count,) from 0 to 1: how far along the path, and from one code to the next, a frame is."""
+    return torch.linspace(0, 1, count, dtype=torch.float64)
+
+
 def turn(count: int) -> Tensor:
     """`count` angles (count,) over a full turn, both ends included."""
-    return torch.linspace(0, 2 * math.pi, count, dtype=torch.float64)
+    return 2 * math.pi * shares(count)
 
 
 def steps(offsets: tuple[float, ...] = OFFSETS, center: tuple[float, float] = FRONT) -> Tensor:

@@ -174,7 +174,7 @@ def between(generator: Generator, seeds: list[int], psi: float, count: int) -> I
     codes = generator.codes(generator.latents(seeds), psi)
     for a in range(len(seeds)):
         b = (a + 1) % len(seeds)
-        for t in torch.linspace(0, 1, count).tolist():
+        for t in paths.shares(count).tolist():
             yield generator.scene(tuple(torch.lerp(code[a:a + 1], code[b:b + 1], t) for code in codes))
 
 
