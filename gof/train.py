@@ -25,6 +25,7 @@ from gof.curriculum import Curriculum, stage_at
 from gof.data import TRANSFORMS, Pictures
 from gof.discriminators import KINDS, Discriminator
 from gof.losses import Fakes, Weights, discriminator_losses, fake, generator_losses
+from gof.metrics import TrainingJudge, judge_of
 from gof.model import Generator, ModelConfig, curriculum_path, march_options
 from gof.start import StartConfig, begin
 
@@ -32,7 +33,7 @@ MAPPING_RATE = 0.05                                           # of the mapping n
 
 
 @dataclass
-class TrainConfig(Curriculum, ModelConfig, Weights, StartConfig, RunConfig):
+class TrainConfig(Curriculum, ModelConfig, Weights, StartConfig, TrainingJudge, RunConfig):
     """Options of gof/train.py; the defaults are the release's CelebA curriculum, its defects repaired."""
 
     output_dir: str = option("", "folder of the run, in place of logging_root/name", free=True)
@@ -67,6 +68,7 @@ def main(config: TrainConfig) -> None:
     state = {"generator": generator, "discriminator": discriminator, "ema": ema, "ema2": ema2, **rest, "scaler": scaler}
     begin(config, state)
     run = Run(config, state, lambda step: sizes(config, step), config.set_step)
+    judge = judge_of(config, pictures.folder, generator, ema, run.folder)
     for step in run:
         stage, alpha = stage_at(config, step.number), curriculum.alpha(config, step.number)
         set_rates(optimizer_G, stage.gen_lr)
@@ -96,7 +98,7 @@ def main(config: TrainConfig) -> None:
 
         ema.update(generator)
         ema2.update(generator)
-        run.log(d_losses | g_losses)
+        run.log(d_losses | g_losses, **judge(step.number + 1))
         run.pictures("samples", lambda side=stage.img_size: preview(generator, ema, side))
 
 
