@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+STEPS = 2**16                                                                 # of a cell: products of two differences stay exact on grids of 2^9 cells
+
 
 def grid_winding(vertices: np.ndarray, faces: np.ndarray, low: np.ndarray, cell: float, shape: tuple[int, int, int]) -> np.ndarray:
     """How often the mesh winds round each node low + cell (i, j, k): int16 (X, Y, Z); 1 inside a closed mesh that faces outwards, 0 outside.
 
-    Neighbouring triangles decide on a shared edge alike, so no line slips between them.
+    Vertices are rounded to 1/STEPS of a cell, so that all comparisons are exact; a line through an edge or vertex counts as shifted by a hair
+    (simulation of simplicity, Edelsbrunner and Muecke 1990), so none slips between triangles or meets two.
     """
     points = (np.asarray(vertices, np.float64) - low) / cell
+    points[:, :2] = np.round(points[:, :2] * STEPS) / STEPS
     faces = np.asarray(faces, np.int64)
     face, i, j = _candidates(points[faces][..., :2], shape)
     sides = [_side(points, faces[face, a], faces[face, b], i, j) for a, b in ((0, 1), (1, 2), (2, 0))]
@@ -40,8 +44,7 @@ def _candidates(corners: np.ndarray, shape: tuple[int, int, int]) -> tuple[np.nd
 
 
 def _side(points: np.ndarray, a: np.ndarray, b: np.ndarray, i: np.ndarray, j: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(twice the area of (a, b, (i, j)), whether (i, j) lies to the left of a -> b), the same for both triangles of the edge but for the sign."""
-    swap = a > b
-    p, q = points[np.where(swap, b, a)], points[np.where(swap, a, b)]
-    doubled = (q[:, 0] - p[:, 0]) * (j - p[:, 1]) - (q[:, 1] - p[:, 1]) * (i - p[:, 0])
-    return np.where(swap, -doubled, doubled), (doubled >= 0) ^ swap
+    """(twice the area of (a, b, (i, j)), whether (i, j) lies to the left of a -> b)."""
+    (px, py), (qx, qy) = points[a, :2].T, points[b, :2].T
+    doubled = (qx - px) * (j - py) - (qy - py) * (i - px)
+    return doubled, np.where(doubled == 0, np.where(qy == py, qx > px, qy < py), doubled > 0)           # the hair: much along x, less along y
