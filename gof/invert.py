@@ -4,13 +4,14 @@ pi-GAN's inverse rendering (Chan et al., CVPR 2021): the networks are frozen; fr
 noise that dies out, until the field reproduces it; with --opt_cam the camera too, which the release holds frontal. Then the head is seen from other sides.
 
 OUT/<photo>/    codes.npz, which every command that takes --codes reads: frequencies (1, T), phases (1, T), angles (1, 2) [pitch, yaw] in radians
-                reproduction.png (the photo, what was found, its normals and depth), views.png (from five sides), turntable.mp4
+                reproduction.png (the photo, what was found, its normals and depth), views.png (five sides), films and mesh as of render.py and extract.py
 OUT/            metrics.json: of each photo the mean squared error in [-1, 1], the peak signal-to-noise ratio and the camera
 """
 from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -30,9 +31,9 @@ from common.images import SUFFIXES, contact_sheet, decode_rgb, open_image_folder
 from common.march import Draws, March
 from common.pigan import Scene
 from common.rays import pixel_grid
-from gof import paths, render
+from gof import extract, paths, render
 from gof.data import middle, normalise
-from gof.look import Opening, as_pictures, drawings, look, opened
+from gof.look import Opening, as_pictures, center_of, drawings, look, opened
 from gof.model import Codes, Generator, march_options, see
 from gof.paths import FRONT
 
@@ -68,7 +69,8 @@ class InvertConfig(Fit, Opening):
     image_size: int = option(128, "side at which pictures are compared, pixels", low=8)
     pose: list[float] = option(list(FRONT), "pitch and yaw, radians, at which the cameras begin; pi/2 pi/2 is frontal")
     batch_size: int = option(8, "pictures fitted at once", low=1)
-    num_frames: int = option(36, "frames of the turntable; 0: none", low=0)
+    num_frames: int = option(36, "frames of the film; 0: none", low=0)
+    voxel_resolution: int = option(128, "points along each side of the cube that the mesh is made from; 0: no mesh", low=0)
 
 
 def main(config: InvertConfig) -> None:
@@ -253,13 +255,18 @@ def write(config: InvertConfig, generator: Generator, target: Tensor, found: Fou
 
 
 def look_round(config: InvertConfig, generator: Generator, scene: Scene, folder: Path) -> None:
-    """Five sides, and a film of a turn: colours above normals."""
-    sides = drawings(generator, look(generator, scene, paths.steps(center=render.center_of(generator)), config.image_size))
+    """Five sides, a film and the mesh of the head whose codes.npz lies in `folder`; one without a surface has no mesh, which a line says."""
+    sides = drawings(generator, look(generator, scene, paths.steps(center=center_of(generator)), config.image_size))
     write_png(folder / "views.png", contact_sheet([*sides["img"], *sides["normal"]], len(paths.OFFSETS)))
+    given = {name: getattr(config, name) for name in ("generator_path", "checkpoint", "curriculum", "device")}
+    given |= {"codes": str(folder / "codes.npz"), "output_dir": str(folder)}
     if config.num_frames:
-        picture = render.FilmConfig(image_size=config.image_size, num_frames=config.num_frames)
-        frames = render.turning(picture, generator, scene, ("colors", "normals"), folder.name)
-        render.write_film(folder / "turntable.mp4", [contact_sheet(frame.values(), 1) for frame in frames], picture.fps)
+        render.video(render.VideoConfig(image_size=config.image_size, num_frames=config.num_frames, **given))
+    if config.voxel_resolution:
+        try:
+            extract.shapes(extract.ShapesConfig(voxel_resolution=config.voxel_resolution, **given))
+        except InputError as error:
+            print(f"{folder.name}: no mesh: {error}", file=sys.stderr)
 
 
 def psnr(error: float) -> float:

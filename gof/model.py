@@ -21,6 +21,7 @@ from common.cameras import Cameras
 from common.checkpoint import Opened, load_strict, open_checkpoint
 from common.config import option
 from common.errors import InputError
+from common.files import replacing
 from common.march import REGULAR, Draws, March, march
 from common.pigan import NETWORKS, Scene, Siren, average_codes, truncate
 from common.poses import DISTRIBUTIONS
@@ -186,11 +187,19 @@ def model_options(generator: Generator) -> dict:
     return {field.name: asdict(generator.config)[field.name] for field in fields(ModelConfig)}
 
 
+def export_published(generator: Generator, path: str | Path) -> None:
+    """Write the weights as the release's generator.pth, a state dict by its names. Raises InputError for a network of other widths, which it cannot build."""
+    if generator.siren.config != NETWORKS[generator.config.model]:
+        raise InputError(f"{path}: the authors' programs build {generator.config.model} in its published size alone; write a .safetensors")
+    with replacing(path) as temporary:
+        torch.save({key: value.cpu() for key, value in generator.state_dict().items()}, temporary)
+
+
 def _averaged_weights(opened: Opened) -> dict[str, Tensor]:
     """The EMA's weights of a run's checkpoint, or the weights of an exported file."""
     if "ema" in opened.data:
         return {key.removeprefix("shadow."): value for key, value in opened.data["ema"].items() if key.startswith("shadow.")}
-    return {key: value.float() for key, value in opened.data["generator"].items()}
+    return {key: value.float() for key, value in opened.data.get("generator", {}).items()}
 
 
 def _load_published(opened: Opened, curriculum: str | None) -> Generator:

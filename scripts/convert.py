@@ -2,30 +2,62 @@
 
     python scripts/convert.py sof epoch_0250_iter_050000.pth sof.safetensors       the networks and their options, in a file that runs nothing
     python scripts/convert.py sof log/people epoch_0000_iter_000000.pth            the authors' container, for programs that read the original's files
+    python scripts/convert.py gof output/celeba/generator.pth celeba.safetensors --curriculum CelebA      a generator: its averaged weights and average code
 
 IN is what every --checkpoint takes: a run folder, a file of ours or an author's file, recognised by content. The suffix of OUT chooses the
 container: .safetensors is ours, .pth the authors'. The networks are built and loaded strictly on the way, so a file that does not fit is refused.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from common.checkpoint import export_safetensors
+from common.checkpoint import export_safetensors, open_checkpoint
 from common.config import option, run_program
 from common.errors import InputError
 
-MODELS = {"sof": "sof.model"}                               # each has load(path) -> (model, options) and export_published(model, path)
+
+class Model(NamedTuple):
+    """A loaded model: {name: state dict}, all its options, and what writes the authors' container at a path."""
+
+    states: dict[str, dict[str, Tensor]]
+    options: dict
+    write_published: Callable[[Path], None]
+
+
+def sof(config: ConvertConfig) -> Model:
+    """SOF's networks and codes."""
+    from sof.model import export_published, load
+
+    if config.curriculum:
+        raise InputError("--curriculum: SOF has none")
+    model, options = load(config.source)
+    return Model({"model": model.state_dict()}, {**options, **asdict(model.config)}, lambda path: export_published(model, path))
+
+
+def gof(config: ConvertConfig) -> Model:
+    """GOF's generator: the averaged weights and the average code."""
+    from gof.model import export_published, export_state, load, model_options
+
+    generator = load(config.source, config.curriculum)
+    options = open_checkpoint(config.source).config or {}
+    return Model(export_state(generator), {**options, **model_options(generator)}, lambda path: export_published(generator, path))
+
+
+METHODS = {"sof": sof, "gof": gof}
 
 
 @dataclass
 class ConvertConfig:
-    method: str = option(..., "whose checkpoint it is", choices=MODELS, positional=True)
+    method: str = option(..., "whose checkpoint it is", choices=METHODS, positional=True)
     source: str = option(..., "IN: a run folder, a file of ours or an author's file", positional=True)
     target: str = option(..., "OUT: a new file, .safetensors (ours) or .pth (the authors' container)", positional=True)
+    curriculum: str | None = option(None, "gof, of an author's file, which carries no options: BFM, CelebA, CATS, pigan_CelebA, ..., or a YAML file")
     half: bool = option(False, "store numbers as float16 in a .safetensors: half the size, three digits")
 
 
@@ -36,13 +68,12 @@ def main(config: ConvertConfig) -> None:
         raise InputError(f"{target}: expected a name that ends in .safetensors or .pth")
     if target.exists():
         raise InputError(f"{target}: exists already; expected the name of a new file")
-    module = import_module(MODELS[config.method])
-    model, options = module.load(config.source)
+    model = METHODS[config.method](config)
     if target.suffix == ".pth":
-        module.export_published(model, target)
+        model.write_published(target)
     else:
-        export_safetensors(target, {"model": model.state_dict()}, {**options, **asdict(model.config)}, torch.float16 if config.half else None)
-    tensors = model.state_dict().values()
+        export_safetensors(target, model.states, model.options, torch.float16 if config.half else None)
+    tensors = [tensor for state in model.states.values() for tensor in state.values()]
     print(f"{target}: {len(tensors)} tensors, {sum(tensor.numel() for tensor in tensors):,} numbers")
 
 
