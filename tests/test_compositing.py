@@ -85,7 +85,8 @@ def test_compositing_has_right_gradients():
 
 
 @pytest.mark.parametrize("values, index, hit", [
-    ([-1, -1, 2, 2], 1, True), ([1, -1, 2, 2], 0, False), ([-1, -2, -3, -4], 0, False), ([-1, 0, 2, 2], None, False), ([-1, 2, -1, 2], 0, True), ([2, 2, 2, 2], 0, False),
+    ([-1, -1, 2, 2], 1, True), ([1, -1, 2, 2], 0, False), ([-1, -2, -3, -4], 0, False), ([-1, 0, 2, 2], None, False), ([-1, 2, -1, 2], 0, True),
+    ([2, 2, 2, 2], 0, False),
 ])
 def test_first_crossing(values, index, hit):
     found, entered = first_crossing(torch.tensor(values, dtype=torch.float32))

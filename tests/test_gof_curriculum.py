@@ -16,10 +16,13 @@ from gof.losses import OPACITY_OFFSET, neighbours_of, normal_smoothness, opacity
 from gof.model import CONFIGS, curriculum_path
 from gof.train import TrainConfig, checked
 
-PLAN = Curriculum(stage_starts=[0, 10, 30], batch_size=[8, 4, 2], img_size=[32, 64, 128], batch_split=[1, 1, 2], gen_lr=[3.0, 2.0, 1.0], disc_lr=[6.0, 5.0, 4.0])
+PLAN = Curriculum(stage_starts=[0, 10, 30], batch_size=[8, 4, 2], img_size=[32, 64, 128], batch_split=[1, 1, 2], gen_lr=[3.0, 2.0, 1.0],
+                  disc_lr=[6.0, 5.0, 4.0])
 
 
-@pytest.mark.parametrize("step, side, start, end", [(0, 32, 0, 10), (9, 32, 0, 10), (10, 64, 10, 30), (29, 64, 10, 30), (30, 128, 30, None), (10**6, 128, 30, None)])
+@pytest.mark.parametrize("step, side, start, end", [
+    (0, 32, 0, 10), (9, 32, 0, 10), (10, 64, 10, 30), (29, 64, 10, 30), (30, 128, 30, None), (10**6, 128, 30, None),
+])
 def test_stages_begin_at_their_steps_and_the_last_has_no_end(step, side, start, end):
     stage = stage_at(PLAN, step)
     assert (stage.img_size, stage.start, stage.end, stage.num_steps) == (side, start, end, None)
@@ -86,7 +89,8 @@ def test_normals_that_agree_cost_nothing():
     assert normal_smoothness(normals, normals, hit) == 0
     other = torch.randn(2, 9, 3)
     torch.testing.assert_close(normal_smoothness(normals, other, hit), (normals[hit] - other[hit]).square().mean())
-    torch.testing.assert_close(normal_smoothness(normals, other, hit, published=True), (torch.stack([normals[hit], other[hit]]).diff(dim=-1)[..., 0]).square().mean())
+    apart = torch.stack([normals[hit], other[hit]]).diff(dim=-1)[..., 0]
+    torch.testing.assert_close(normal_smoothness(normals, other, hit, published=True), apart.square().mean())
 
 
 def test_without_a_hit_there_is_no_normal_loss_and_no_nan():

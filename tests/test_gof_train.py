@@ -108,7 +108,8 @@ def test_parts_of_a_batch_average(faces, tmp_path):
     after = {}
     for name, split, options in (("whole", "1", {}), ("split", "3", {}), ("released", "3", {"published_batch_split": True})):
         command = brief(faces, tmp_path, name, max_steps=1, topk_v=1, normal_lambda=0, grad_clip=1e9, **options)
-        command = command[:-len(STAGES)] + ["--stage_starts", "0", "--img_size", "4", "--batch_size", "6", "--batch_split", split, "--gen_lr", "1e-3", "--disc_lr", "1e-3"]
+        command = command[:-len(STAGES)] + ["--stage_starts", "0", "--img_size", "4", "--batch_size", "6", "--batch_split", split]
+        command += ["--gen_lr", "1e-3", "--disc_lr", "1e-3"]
         assert programs.run(tmp_path, TRAIN, *command).code == 0
         moments = end_of(tmp_path / "runs" / name, 1)["optimizer_G"]["state"]
         after[name] = torch.cat([moments[i]["exp_avg"].flatten() for i in moments])

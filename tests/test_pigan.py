@@ -45,7 +45,7 @@ def test_folded_field_equals_the_formula(config):
 
 
 def test_points_may_come_in_any_chunks():
-    siren, z, points, directions = drawn()
+    siren, z, points, _ = drawn()
     with torch.no_grad():
         scene = siren.scene(*siren.mapping(z))
         whole = siren.density(scene, points)
@@ -81,12 +81,13 @@ def test_gradients_and_second_derivatives():
     codes = tuple(code.detach().requires_grad_() for code in siren.mapping(z))
     assert torch.autograd.gradcheck(of_codes, codes)
     assert torch.autograd.gradcheck(lambda f, p: siren.normals(siren.scene(f, p), points, create_graph=True), codes, atol=1e-4)
-    weight, bias, x = torch.randn(1, 3, 4).double().requires_grad_(), torch.randn(1, 1, 4).double().requires_grad_(), torch.randn(1, 5, 3).double().requires_grad_()
+    weight, bias, x = (torch.randn(1, *shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 4), (1, 4), (5, 3)))
     assert torch.autograd.gradgradcheck(sine_layer, (x, weight, bias))
 
 
 def test_published_networks_have_the_published_keys_and_sizes():
-    counts = {"SPATIALSIRENBASELINE": (30, 1_910_788), "TALLSIREN": (30, 1_910_788), "EmbeddingPiGAN128": (31, 29_238_660), "EmbeddingPiGAN256": (31, 10_307_588)}
+    counts = {"SPATIALSIRENBASELINE": (30, 1_910_788), "TALLSIREN": (30, 1_910_788), "EmbeddingPiGAN128": (31, 29_238_660),
+              "EmbeddingPiGAN256": (31, 10_307_588)}
     for name, (tensors, numbers) in counts.items():
         state = Siren(NETWORKS[name]).state_dict()
         assert (len(state), sum(value.numel() for value in state.values())) == (tensors, numbers)
