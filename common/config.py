@@ -97,9 +97,15 @@ def save(config, path: str | Path) -> None:
         temporary.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def load(ConfigClass: type, path: str | Path):
-    """The config that `save` wrote, or any YAML file of its keys over the defaults. Raises InputError naming the file and key."""
-    return from_dict(ConfigClass, _read_yaml(path), str(path))
+def load(ConfigClass: type, path: str | Path, others: bool = False):
+    """The config that `save` wrote, or any YAML file of its keys over the defaults; with `others` keys of other programs are passed over.
+
+    Raises InputError naming the file and key.
+    """
+    values = _read_yaml(path)
+    if others:
+        values = {key: value for key, value in values.items() if key in _fields(ConfigClass)}
+    return from_dict(ConfigClass, values, str(path))
 
 
 def from_dict(ConfigClass: type, values: dict, where: str):

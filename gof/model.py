@@ -208,15 +208,6 @@ def _load_published(opened: Opened, curriculum: str | None) -> Generator:
 
     if not curriculum:
         raise InputError(f"{opened.path}: an author's file carries no options; add --curriculum with the one it was trained by (BFM, CelebA, CATS, ...)")
-    generator = Generator(read_curriculum(curriculum))
+    generator = Generator(options.load(ModelConfig, curriculum_path(curriculum), others=True))
     load_strict(generator, generator_state(opened.path, generator), str(opened.path))
     return generator
-
-
-def read_curriculum(name: str) -> ModelConfig:
-    """The generator's options of a curriculum, by name or YAML file; `published` in it sets the release's defects."""
-    from common.config import load as load_yaml
-    from gof.train import TrainConfig, checked
-
-    config = checked(load_yaml(TrainConfig, curriculum_path(name)))
-    return ModelConfig(**{field.name: getattr(config, field.name) for field in fields(ModelConfig)})
