@@ -43,7 +43,6 @@ class ModelConfig:
     mlp_dim_3d: list[int] = option([56, 256, 128, 1], "with multiLoss: of the classifier of voxels; the first is counted")
     mlp_dim_joint: list[int] = option([0, 256, 128, 1], "with multiLoss: of the classifier of both; the first is counted")
     no_residual: bool = option(False, "do not give the features to every layer of the classifier again")
-    num_views: int = option(1, "photos of a person, seen from different sides", low=1)
     loadSize: int = option(512, "side of the photos, in pixels; depth is scaled by half of it", low=16)
     z_size: float = option(200.0, "depth is divided by it")
     deepVoxels_fusion: str | None = option(None, "how latent voxels join the photo's features; none: PIFu", choices=("early", "late", "multiLoss"))
