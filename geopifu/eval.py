@@ -62,14 +62,22 @@ def main(config: EvalConfig) -> None:
     estimate, options = estimator(config)
     frames = Frames(options, config.split)
     chosen = wanted(config, frames)
-    for i in tqdm([chosen[k] for k in shard(len(chosen), config.splitNum, config.splitIdx)], desc="frames", unit="frame", dynamic_ncols=True):
+    mine = [chosen[k] for k in shard(len(chosen), config.splitNum, config.splitIdx)]
+    todo = [i for i in mine if not figures_path(results, frames.numbers[i], additional=True).is_file()]
+    unmade = [i for i in todo if not mesh_path(results, frames.numbers[i]).is_file()]
+    if unmade and not estimate:
+        raise InputError(f"{mesh_path(results, frames.numbers[unmade[0]])}: missing, as {len(unmade) - 1} more; give --checkpoint to make it")
+    for i in tqdm(todo, desc="frames", unit="frame", disable=not todo, dynamic_ncols=True):
         frame = frames.numbers[i]
-        mesh_path = results / f"{frame:06d}_meshRefined.obj"
-        if not figures_path(results, frame, additional=True).is_file():
-            if not mesh_path.is_file():
-                estimate(frames, i, mesh_path)
-            keep(results, frame, measured(config, frame, mesh_path))
+        if i in unmade:
+            estimate(frames, i, mesh_path(results, frame))
+        keep(results, frame, measured(config, frame, mesh_path(results, frame)))
     summarise(results, [frames.numbers[i] for i in chosen])
+
+
+def mesh_path(results: Path, frame: int) -> Path:
+    """The release's file of a frame's mesh."""
+    return results / f"{frame:06d}_meshRefined.obj"
 
 
 def results_folder(config: EvalConfig) -> Path:
@@ -98,21 +106,17 @@ class FrameConfig(ModelConfig, DataConfig):
     """What frames are read with: the model's sizes, the user's folders."""
 
 
-def estimator(config: EvalConfig) -> tuple[Callable[[Frames, int, Path], None], FrameConfig]:
-    """(what writes a missing mesh of a frame, the options that frames are read with)."""
+def estimator(config: EvalConfig) -> tuple[Callable[[Frames, int, Path], None] | None, FrameConfig]:
+    """(what writes the mesh of a frame, if anything does, the options that frames are read with)."""
     data = {field.name: getattr(config, field.name) for field in fields(DataConfig)} | {"num_sample_inout": 0}
     options = lambda model: FrameConfig(**vars(model), **data)
     if config.mean_body:
         mesh = mean_body(config)
         return lambda frames, i, path: meshes.write_obj(path, mesh, np.full_like(mesh.vertices, 0.5)), options(ModelConfig())
     if not config.checkpoint:
-        return _missing, options(ModelConfig())
+        return None, options(ModelConfig())
     model, _ = published.load(*config.checkpoint, device=device_of(config.device))
     return lambda frames, i, path: reconstruct(config, model, frames, i, path), options(model.config)
-
-
-def _missing(frames: Frames, i: int, path: Path) -> None:
-    raise InputError(f"{path}: missing; give --checkpoint to make it")
 
 
 @torch.no_grad()
