@@ -152,12 +152,11 @@ def march_of(config: Picture, generator: Generator) -> March:
 
 
 def seer(config: Picture, generator: Generator, composited: bool = True) -> Callable[..., dict[str, Tensor]]:
-    """see(scene, angles, fov=None): `gof.look.look` by the options; if not composited of the surface alone, which a field of densities has not (InputError)."""
+    """see(scene, angles, fov=None): `gof.look.look` by the options; of the surface alone where nothing must be composited and the field has one."""
     by = march_of(config, generator)
-    if not (composited or by.surface):
-        raise InputError(f"{config.generator_path or config.checkpoint}: a field of densities has no surface to show alone")
+    how = shoot if composited or not by.surface else shoot_surface
     chunk = config.max_batch_size and max(1, config.max_batch_size // max(by.coarse, by.surface, by.fine))
-    return lambda scene, angles, fov=None: look(generator, scene, angles, config.image_size, by, fov, shoot if composited else shoot_surface, chunk)
+    return lambda scene, angles, fov=None: look(generator, scene, angles, config.image_size, by, fov, how, chunk)
 
 
 def trajectory(config: InterpolateConfig, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,8 @@ GAIN = 2e4                                                    # of the logit
 
 
 @torch.no_grad()
-def ball_generator(**options) -> Generator:
+def ball_generator(center: tuple[float, float, float] = (0.0, 0.0, 0.0), **options) -> Generator:
+    """The generator; options of `ModelConfig` in place of CONFIG's."""
     torch.manual_seed(0)
     generator = Generator(replace(CONFIG, **options))
     siren = generator.siren
@@ -31,7 +32,7 @@ def ball_generator(**options) -> Generator:
         parameter.zero_()
     axes = torch.eye(3)
     first, second = siren.network[0].layer, siren.network[1].layer
-    first.weight[:3], first.bias[:3] = WAVE * axes, math.pi / 2
+    first.weight[:3], first.bias[:3] = WAVE * axes, math.pi / 2 - WAVE * torch.tensor(center) * 2 / BOX_SIDE
     first.weight[3:6] = WAVE * axes
     second.weight[0, :3], second.bias[0] = 1.0, -2 - math.cos(WAVE * RADIUS * 2 / BOX_SIDE)
     second.weight[1:4, 3:6] = axes
