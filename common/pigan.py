@@ -10,12 +10,15 @@ gives the colour. Parameters carry the published names, in the published order.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from common.chunks import in_chunks
 from common.layers.siren import FilmLayer, affine, sine_bound, sine_layer
 
 BOX_SIDE = 0.24                                              # world units: the cube that is scaled to [-1, 1]
@@ -23,6 +26,7 @@ EMBEDDING_CHANNELS = 32
 MAPPING_WIDTH = 256
 GAIN, OFFSET = 15.0, 30.0                                    # F = 15 f + 30 of the mapping's output f
 AVERAGED_LATENTS = 10_000
+CACHED = 2**18                                               # features at once on a CPU, for each thread: what a core's cache holds
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ class Scene:
     trunk: tuple[tuple[Tensor, Tensor], ...]
     toward: Tensor
     color: tuple[Tensor, Tensor]
+
+    def pick(self, rows: slice) -> Scene:
+        """Some of the B scenes."""
+        pair = lambda layer: (layer[0][rows], layer[1][rows])
+        return Scene(tuple(pair(layer) for layer in self.trunk), self.toward[rows], pair(self.color))
 
 
 class Mapping(nn.Module):
@@ -102,14 +111,11 @@ class Siren(nn.Module):
 
     def field(self, scene: Scene, points: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Raw logits (B, P, 1) and colours (B, P, 3) in [0, 1] of world points (B, P, 3) seen along unit directions (B, P, 3)."""
-        features = self._features(scene, points)
-        weight, bias = scene.color
-        seen = sine_layer(features, weight, affine(directions, scene.toward, bias))
-        return self.final_layer(features), self.color_layer_linear(seen).sigmoid()
+        return self._in_cache(self._values, scene, points, directions).split([1, 3], dim=-1)
 
     def density(self, scene: Scene, points: Tensor) -> Tensor:
         """Raw logits (B, P, 1) of world points (B, P, 3)."""
-        return self.final_layer(self._features(scene, points))
+        return self._in_cache(lambda scene, points: self.final_layer(self._trunk(scene, self._scaled(points))), scene, points)
 
     def normals(self, scene: Scene, points: Tensor, create_graph: bool = False) -> Tensor:
         """Outward normals (B, P, 3): -g / (|g| + 1e-7), g the gradient of the logit at the scaled points (B, P, 3); in [-1, 1], 0 where undefined.
@@ -118,24 +124,37 @@ class Siren(nn.Module):
         """
         with torch.enable_grad():
             scaled = self._scaled(points).detach().requires_grad_()
-            gradient, = torch.autograd.grad(self.final_layer(self._trunk(scene, scaled)).sum(), scaled, create_graph=create_graph)
+            gradient, = torch.autograd.grad(self.final_layer(self._trunk(scene, scaled, twice=create_graph)).sum(), scaled, create_graph=create_graph)
         normals = -gradient / (gradient.norm(dim=-1, keepdim=True) + 1e-7)
         return normals.clamp(-1, 1).nan_to_num(0.0, 0.0, 0.0)
 
-    def _features(self, scene: Scene, points: Tensor) -> Tensor:
-        return self._trunk(scene, self._scaled(points))
+    def _in_cache(self, function: Callable, scene: Scene, *inputs: Tensor) -> Tensor:
+        """function(scene, *inputs (B, P, I)) (B, P, O); on a CPU some points of a scene, or some scenes, at once, so that their features stay in its cache."""
+        if inputs[0].is_cuda:
+            return function(scene, *inputs)
+        scenes, points, _ = inputs[0].shape
+        chunk = max(1, CACHED // self.config.hidden * torch.get_num_threads())
+        rows = max(1, chunk // max(1, points))
+        some = lambda at: in_chunks(partial(function, scene.pick(at)), *(x[at] for x in inputs), chunk=chunk, axis=1)
+        return torch.cat([some(slice(start, start + rows)) for start in range(0, scenes, rows)])
+
+    def _values(self, scene: Scene, points: Tensor, directions: Tensor) -> Tensor:
+        features = self._trunk(scene, self._scaled(points))
+        weight, bias = scene.color
+        seen = sine_layer(features, weight, affine(directions, scene.toward, bias))
+        return torch.cat([self.final_layer(features), self.color_layer_linear(seen).sigmoid()], dim=-1)
 
     def _scaled(self, points: Tensor) -> Tensor:
         return points * (2 / BOX_SIDE) if self.config.box else points
 
-    def _trunk(self, scene: Scene, scaled: Tensor) -> Tensor:
+    def _trunk(self, scene: Scene, scaled: Tensor, twice: bool = False) -> Tensor:
         x = scaled
         if self.config.grid:
             grid = self.spatial_embeddings.expand(len(x), -1, -1, -1, -1)
             sampled = torch.nn.functional.grid_sample(grid, x[:, :, None, None], align_corners=True)
             x = torch.cat([sampled[..., 0, 0].transpose(1, 2), x], dim=-1)
         for weight, bias in scene.trunk:
-            x = sine_layer(x, weight, bias)
+            x = sine_layer(x, weight, bias, twice)
         return x
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from common import kernels
+
 BEYOND = 1e10                                                # thickness of the last sample: whatever density it has is opaque
 EPS = 1e-10                                                  # added to each transmittance, as published
 ACTIVATIONS = {"relu": torch.relu, "softplus": torch.nn.functional.softplus}
@@ -32,6 +34,15 @@ def weights_of(alphas: Tensor) -> Tensor:
     return alphas * passed
 
 
+def accumulate(alphas: Tensor, colors: Tensor, depths: Tensor, last_back: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weights (..., S), sum w c (..., C), sum w t (...) and opacity (...): sum w before last_back gives the last sample what light is left."""
+    weights = weights_of(alphas)
+    opacity = weights.sum(-1)
+    if last_back:
+        weights = torch.cat([weights[..., :-1], weights[..., -1:] + (1 - opacity)[..., None]], dim=-1)
+    return weights, (weights[..., None] * colors).sum(-2), (weights * depths).sum(-1), opacity
+
+
 def composite(alphas: Tensor, colors: Tensor, depths: Tensor, last_back: bool = False, white_back: bool = False,
               fill_mode: str | None = None, published_depth: bool = False) -> dict[str, Tensor]:
     """What rays see: colors (..., C), depth (...), depth_sum (...), depth_variance (...), weights (..., S), opacity (...).
@@ -39,12 +50,10 @@ def composite(alphas: Tensor, colors: Tensor, depths: Tensor, last_back: bool = 
     Arguments: opacities (..., S), colors (..., S, C), depths (..., S). last_back gives the last sample what light is left; white_back puts white behind;
     fill_mode "debug" paints red where opacity < 0.9, "weight" shows the opacity. depth is sum w t / (W + 1e-5) with W the sum of the weights used;
     with published_depth the sum before last_back, as released. depth_sum is pi-GAN's sum w t; the variance carries Bessel's factor (S - 1) / S.
+    On a GPU fused, and then differentiable once.
     """
-    weights = weights_of(alphas)
-    opacity = weights.sum(-1)
-    if last_back:
-        weights = torch.cat([weights[..., :-1], weights[..., -1:] + (1 - opacity)[..., None]], dim=-1)
-    seen = (weights[..., None] * colors).sum(-2)
+    sums = kernels.accumulate if kernels.usable(alphas) else accumulate
+    weights, seen, depth_sum, opacity = sums(alphas, colors, depths, last_back)
     if white_back:
         seen = seen + (1 - opacity)[..., None]
     if fill_mode == "debug":
@@ -52,7 +61,6 @@ def composite(alphas: Tensor, colors: Tensor, depths: Tensor, last_back: bool = 
     elif fill_mode == "weight":
         seen = opacity[..., None].expand_as(seen)
     mass = (opacity if published_depth else weights.sum(-1)) + 1e-5
-    depth_sum = (weights * depths).sum(-1)
     depth = depth_sum / mass
     count = depths.shape[-1]
     variance = (weights * (depths - depth[..., None]).square()).sum(-1) / (mass * (count - 1) / count)

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from common import kernels
+
 SPREAD = 25.0                                                  # hidden weights are U(+-sqrt(6 / fan_in) / SPREAD)
 
 
@@ -39,10 +41,12 @@ def fold(weight: Tensor, bias: Tensor, frequencies: Tensor, phases: Tensor) -> t
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x W + b (B, P, O) of points (B, P, I), weights (B, I, O) and biases (B, 1 or P, O)."""
-    return torch.baddbmm(bias, x, weight)
+    return torch.addmm(bias[0], x[0], weight[0])[None] if len(x) == 1 else torch.baddbmm(bias, x, weight)          # of one scene faster on a CPU
 
 
-def sine_layer(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """sin(x W' + b') (B, P, O) of points (B, P, I) and a folded layer."""
+def sine_layer(x: Tensor, weight: Tensor, bias: Tensor, twice: bool = False) -> Tensor:
+    """sin(x W' + b') (B, P, O) of points (B, P, I) and a folded layer; on a GPU fused, unless it is to be differentiated `twice`."""
+    if kernels.usable(x) and not twice:
+        return kernels.sine(x @ weight, bias)
     inner = affine(x, weight, bias)
     return inner.sin() if inner.requires_grad else inner.sin_()
