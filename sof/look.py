@@ -129,7 +129,12 @@ def cameras_at(config: View, sof: SOF, cam2world: Tensor) -> Cameras:
 
 def usual_cameras(sof: SOF, cam2world: Tensor, focal: float | None = None) -> Cameras:
     """The release's cameras of the model's kind, unless with another focal length (on a 128 grid)."""
-    return published_cameras(cam2world, focal or (PUBLISHED_FOCAL if sof.config.orthogonal else PERSPECTIVE_FOCAL), orthographic=sof.config.orthogonal)
+    return published_cameras(cam2world, focal or usual_focal(sof), orthographic=sof.config.orthogonal)
+
+
+def usual_focal(sof: SOF) -> float:
+    """Of the release's cameras for a model of this kind, on a 128 grid, in pixels."""
+    return PUBLISHED_FOCAL if sof.config.orthogonal else PERSPECTIVE_FOCAL
 
 
 # Pictures

@@ -4,8 +4,8 @@
     start        ... and the others begin on the mesh, from which `prior_steps` steps are left to take
     published    every ray begins at the mesh's depth (0 where it misses), and the march moves it to the sphere: nothing changes but rounding
 
-A march that begins on the mesh begins where training never did. In the views that a model was trained for it is the cheaper of the two, not the better;
-from farther aside, where the march from the sphere goes astray, it is both.
+The silhouette alone takes the errors of marches through nothing with their work. A march that begins on the mesh begins where training never did: a little
+worse in the views that a model was trained for, better from behind the head, where the march from the sphere goes astray.
 """
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from common.meshes import Mesh
 from common.raycast import build, first_hits
 from common.rays import camera_rays, unproject, z_depth
 from common.render import Shoot
-from sof.look import facing, usual_cameras, usual_distance
+from sof.look import facing, usual_cameras, usual_distance, usual_focal
 from sof.model import SOF
 from sof.predict import shooter
 from sof.volume import head_mesh
 
 SIDE = 128                                                    # voxels along each side of the mesh
-PERSPECTIVE_RANGE = (0.83, 1.15)                              # camera z between which TestAll looks for the head, 1 before a perspective model
+ZOOM = 2 / 3                                                  # of the usual focal length: shoulders that the frontal view cuts off are seen from the side
+RANGE, PERSPECTIVE_RANGE = (2.0, 7.0), (0.83, 1.15)           # camera z between which the head is looked for, 4.5 and, as TestAll has it, 1 before it
 
 
 @dataclass
@@ -51,10 +52,9 @@ def looking(options: PriorOptions, model: SOF, scene: Layers, scores: bool = Fal
 
 
 def surface_of(model: SOF, scene: Layers) -> tuple[Mesh, int]:
-    """The mesh of a head as seen by the release's frontal camera, and how often the field was asked."""
-    distance, radius = usual_distance(model), model.config.sphere_radius
-    camera = usual_cameras(model, facing([0.0], distance)).move(next(model.parameters()).device)
-    return head_mesh(model, scene, camera, SIDE, (distance - radius, distance + radius) if model.config.orthogonal else PERSPECTIVE_RANGE)
+    """The mesh of a head, shoulders included, as seen from the front, and how often the field was asked for it."""
+    camera = usual_cameras(model, facing([0.0], usual_distance(model)), ZOOM * usual_focal(model)).move(next(model.parameters()).device)
+    return head_mesh(model, scene, camera, SIDE, RANGE if model.config.orthogonal else PERSPECTIVE_RANGE)
 
 
 def mesh_depth(mesh: Mesh, device: torch.device | str = "cpu") -> Shoot:
