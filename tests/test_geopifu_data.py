@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from geopifu.options import DataConfig
 from geopifu.queries import Solid, query_paths, read_queries
 from geopifu.sampling import project, sample_picture
 from tests.geopifu_scans import ball, sphere, write_scans
+from tests.programs import refused, run, start, wait_for
 
 SMALL = {"resolutionScale": 1, "eachMeshWithBgNum": 1}
 
@@ -103,6 +106,33 @@ def test_shards_and_kills_change_nothing(folder, rendered, tmp_path):
     render(tmp_path / "out", folder, items=["all"], splitNum=2, splitIdx=0)
     assert items_of(tmp_path / "out") == items_of(rendered) and lost[2].is_file()
     assert (tmp_path / "out/maskImage/000001.png").stat().st_mtime_ns == before
+
+
+def test_a_real_kill_changes_nothing(folder, rendered, tmp_path):
+    """SIGKILL in the middle of a group: started again, the program ends with the same bytes, and no temporary file counts."""
+    arguments = ("geopifu/render_data.py", "--meshDirSearch", folder, "--saveDir", tmp_path / "out", "--items", "all",
+                 "--resolutionScale", 1, "--eachMeshWithBgNum", 1)
+    program = start(tmp_path / "first", *arguments)
+    wait_for(lambda: (tmp_path / "out/maskImage/000005.png").is_file())
+    os.kill(program.process.pid, signal.SIGKILL)
+    assert program.wait().code == -signal.SIGKILL and not (tmp_path / "out/config/000011.json").is_file()
+    done = start(tmp_path / "second", *arguments).wait()
+    assert done.code == 0 and "12 frames" in done.out, done.err
+    made = items_of(tmp_path / "out")
+    assert {name: made.get(name) for name in items_of(rendered)} == items_of(rendered)
+
+
+def test_command_lines_of_the_release(folder, rendered, tmp_path):
+    """Its flags are taken; a mistyped one, a missing folder and an item that is none are one line."""
+    line = ["geopifu/render_data.py", "--meshDirSearch", folder, "--saveDir", tmp_path / "out", "--resolutionScale", 1, "--splitNum", 30, "--splitIdx", 29]
+    assert run(tmp_path / "a", *line, "--bgDirSearch", "").code == 0
+    query = ["geopifu/prepare_queries.py", "--sampleType", "occu_sigma3.5_pts5k", "--datasetDir", rendered, "--meshDirSearch", folder, "--epoch_range", 0, 15,
+             "--sigma", 3.5, "--num_sample_inout", 5000, "--num_sample_color", 0, "--splitNum", 32]
+    assert run(tmp_path / "b", *query, "--splitIdx", 31).code == 0
+    refused(run(tmp_path / "c", *query, "--splitIdx", 32), "--splitIdx 32", "31")
+    refused(run(tmp_path / "d", *line, "--itms", "rgbImage"), "--itms", "--items")
+    refused(run(tmp_path / "e", *line[:1], "--meshDirSearch", "nowhere"), "nowhere", "make_people")
+    refused(run(tmp_path / "f", *query[:-2], "--epoch_range", 3, 3), "--epoch_range 3 3")
 
 
 def test_recorded_settings_are_replayed(folder, rendered, tmp_path):
