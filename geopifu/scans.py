@@ -84,27 +84,43 @@ def read_obj(path: str | Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         lines = [line.strip() for line in Path(path).read_bytes().split(b"\n")]
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; expected a mesh") from None
-    pick = lambda letter: [line[len(letter):].split() for line in lines if line.startswith(letter)]
+    pick = lambda letter: [line[len(letter):] for line in lines if line.startswith(letter)]
     rows, corners, normals = pick(b"v "), pick(b"f "), pick(b"vn ")
     if not rows or not corners:
         raise InputError(f"{path}: a mesh needs vertices and faces; this one has {len(rows)} and {len(corners)}")
     if len(rows) > MOST_VERTICES:
         raise InputError(f"{path}: {len(rows)} vertices; expected {MOST_VERTICES} at most")
-    if any(len(corner) != 3 for corner in corners):
-        raise InputError(f"{path}: a face has {next(len(corner) for corner in corners if len(corner) != 3)} corners; expected triangles alone")
-    if len({len(row) for row in rows}) > 1:                                     # some vertices have no colour
-        rows = [row if len(row) == 6 else [*row[:3], b"0.5", b"0.5", b"0.5"] for row in rows]
     try:
-        vertices = np.array(rows).astype(np.float64)
-        faces = np.array([[corner.split(b"/")[0] for corner in face] for face in corners]).astype(np.int64) - 1
-        normals = np.array(normals).astype(np.float64).reshape(-1, 3) if normals else np.zeros((0, 3))
+        vertices, faces = _vertices(rows), _faces(corners)
+        normals = _table(normals) if normals else np.zeros((0, 3))
     except ValueError as error:
-        raise InputError(f"{path}: broken, expected numbers ({error})") from None
-    if vertices.ndim != 2 or vertices.shape[1] not in (3, 6) or not np.isfinite(vertices).all() or not np.isfinite(normals).all():
+        raise InputError(f"{path}: broken, expected lines of numbers ({error})") from None
+    if faces.shape[1] != 3:
+        raise InputError(f"{path}: its faces have {faces.shape[1]} corners; expected triangles")
+    if vertices.shape[1] not in (3, 6) or normals.shape[1] != 3 or not np.isfinite(vertices).all() or not np.isfinite(normals).all():
         raise InputError(f"{path}: expected lines 'v x y z' or 'v x y z r g b' of finite numbers")
     if faces.min() < 0 or faces.max() >= len(vertices):
         raise InputError(f"{path}: a face names vertex {int(faces.max() if faces.min() >= 0 else faces.min()) + 1} of {len(vertices)}")
     return vertices, faces, normals
+
+
+def _vertices(rows: list[bytes]) -> np.ndarray:
+    """Positions, with colours if any vertex has one: (V, 3 or 6). Raises ValueError."""
+    if {len(row.split()) for row in rows} not in ({3}, {6}):                    # a vertex without a colour is gray, as in the release
+        rows = [row if len(row.split()) == 6 else b" ".join([*row.split()[:3], *[b"%g" % GRAY] * 3]) for row in rows]
+    return _table(rows)
+
+
+def _faces(rows: list[bytes]) -> np.ndarray:
+    """Vertices' numbers from 0; what stands behind slashes is left out. Raises ValueError."""
+    if any(b"/" in row for row in rows):
+        rows = [b" ".join(corner.split(b"/")[0] for corner in row.split()) for row in rows]
+    return _table(rows).astype(np.int64) - 1
+
+
+def _table(rows: list[bytes]) -> np.ndarray:
+    """Rows of equally many numbers as an array. Raises ValueError."""
+    return np.loadtxt(rows, dtype=np.float64, ndmin=2, comments=None, encoding="latin1")
 
 
 def person_body(path: Path) -> Underneath | None:
