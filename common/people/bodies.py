@@ -45,8 +45,9 @@ def clothed(person: Person, frame: int) -> Clothed:
     moves = pose(person, frame, rest)
     posed = skeleton.skinned(body, rest.vertices, moves)
     rng = generator(person.seed, person.index, "outfit", 1)
-    clothes = garments.clothes(rng, outfits.outfit(person), garments.Base(posed, moves, person.skin))
-    surfaces = [skin(person, posed), *eyes(person, posed), *headgear(person, rest, moves), *clothes]
+    outfit = outfits.outfit(person)
+    clothes = garments.clothes(rng, outfit, garments.Base(posed, moves, person.skin))
+    surfaces = [skin(person, outfit, posed), *eyes(person, posed), *headgear(person, rest, moves), *clothes]
     fused = fuse([(s.vertices, s.triangles) for s in surfaces], CELL * float(np.ptp(rest.vertices[:, 1])) / HEIGHT)
     at = lambda s, rows: (s.albedo[s.triangles[fused.triangle[rows]]] * fused.weights[rows][..., None]).sum(1)
     colors, labels = np.zeros_like(fused.vertices), np.zeros(len(fused.vertices), np.uint8)
@@ -58,7 +59,7 @@ def clothed(person: Person, frame: int) -> Clothed:
 
 
 def pose(person: Person, frame: int, rest: skeleton.Rest) -> np.ndarray:
-    """The bones' M (J, 4, 4) of a pose whose arms and legs stay outside the rest of the body; frame 0 of every tenth person is its T pose."""
+    """The bones' M (J, 4, 4) of a pose whose arms and legs stay outside the rest of the body; the rest pose where none is found."""
     body = load_body()
     rng = generator(person.seed, person.index, "pose", frame)
     triangles = torch.from_numpy(anatomy.triangulated(body.quads["body"]))
@@ -71,10 +72,12 @@ def pose(person: Person, frame: int, rest: skeleton.Rest) -> np.ndarray:
     return skeleton.transforms(body, rest.heads, {})
 
 
-def skin(person: Person, posed: np.ndarray) -> Surface:
-    """The skin from head to toe, its mouth shut."""
+def skin(person: Person, outfit: outfits.Outfit, posed: np.ndarray) -> Surface:
+    """The skin from head to toe."""
     part = anatomy.whole_skin()
-    return Surface(part.matrix @ posed, part.triangles, part.labels, heads.skin_colors(person, part), np.zeros(len(part.template)))
+    arm = part.matrix @ skeleton.bone_share(load_body(), *garments.ARM)
+    colors = garments.stretched_over(outfit, heads.skin_colors(person, part), part.template, arm)
+    return Surface(part.matrix @ posed, part.triangles, part.labels, colors, np.zeros(len(colors)))
 
 
 def eyes(person: Person, posed: np.ndarray) -> list[Surface]:

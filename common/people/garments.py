@@ -5,7 +5,7 @@ Where a garment ends is drawn on the template: a field in metres, positive insid
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -22,6 +22,7 @@ from common.people.wear import below_neckline
 
 SUNK = -0.016                                                                 # how deep tights lie where nothing is worn, metres
 WAIST = 0.135
+ARM = ("upperarm", "lowerarm", "wrist", "finger", "metacarpal")               # bones
 CLOTH, SHOE = anatomy.LABEL["cloth"], anatomy.LABEL["ear_r"]
 
 
@@ -55,7 +56,7 @@ def tights() -> Shell:
     matrix, quads, _ = anatomy.finer(body, body.quads["helper-tights"], None, 2)
     matrix, triangles = capped(matrix, anatomy.triangulated(quads))
     points = matrix @ body.template
-    arm = matrix @ bone_share(body, "upperarm", "lowerarm", "wrist", "finger", "metacarpal")
+    arm = matrix @ bone_share(body, *ARM)
     foot = matrix @ bone_share(body, "foot", "toe")
     shoulder, elbow, wrist = (body.template[np.unique(body.quads[f"joint-l-{name}"])].mean(0) for name in ("shoulder", "elbow", "hand"))
     left = points * np.where(points[:, :1] < 0, (-1, 1, 1), 1)
@@ -189,8 +190,23 @@ def shoes(rng: np.random.Generator, outfit: Outfit, base: Base) -> Surface:
     return plain(surface.vertices + 0.016 * sole[:, None] * down, surface.triangles, SHOE, color, 0.1)
 
 
+def stretched_over(outfit: Outfit, colors: np.ndarray, points: np.ndarray, arm: np.ndarray, coat_alone: bool = False) -> np.ndarray:
+    """Colours (V, 3) of what is worn or bare at template points (V, 3), in the cloth's where a skirt or closed coat hides it: a knee that comes through."""
+    covers = [] if coat_alone else [(outfit.below, _waist(outfit), outfit.bottom_hem)]
+    if outfit.coat and outfit.coat_hem < 0 and not outfit.open_front:
+        covers.append((outfit.coat, 0.30, outfit.coat_hem))
+    for cloth, upper, hem in covers:
+        hidden = (arm < 0.5) & (points[:, 1] < upper) & (points[:, 1] > hem + 0.03)
+        colors = np.where(hidden[:, None], cloth.color, colors)
+    return colors
+
+
 def clothes(rng: np.random.Generator, outfit: Outfit, base: Base) -> list[Surface]:
     """All that a person wears below the neck."""
-    lower = tube(rng, base, outfit.below, _waist(outfit), outfit.bottom_hem, 0.008) if outfit.bottom == "skirt" else trousers(rng, outfit, base)
+    if outfit.bottom == "skirt":
+        lower = tube(rng, base, outfit.below, _waist(outfit), outfit.bottom_hem, 0.008)
+    else:
+        lower, shell = trousers(rng, outfit, base), tights()
+        lower = replace(lower, albedo=stretched_over(outfit, lower.albedo, shell.points, shell.arm, coat_alone=True))
     layers = [top(rng, outfit, base), lower, shoes(rng, outfit, base)]
     return layers + (coat(rng, outfit, base) if outfit.coat else [])
