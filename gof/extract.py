@@ -81,6 +81,8 @@ class FilmConfig(PicturesConfig):
 
 def shapes(config: ShapesConfig) -> None:
     """The mesh, and if asked for the voxels, of each code."""
+    if not config.formats:
+        raise InputError(f"--formats: expected one or more of {', '.join((*MESHES, *VOXELS))}")
     generator, out = opened(config), Path(config.output_dir)
     level = level_of(config, generator)
     for name in ["codes"] if config.codes else config.seeds:
