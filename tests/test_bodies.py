@@ -8,8 +8,9 @@ import pytest
 import torch
 import trimesh
 
+from common import raycast
 from common.labels import SOF_LABELS
-from common.meshes import Mesh, volume
+from common.meshes import Mesh, vertex_normals, volume
 from common.people import outfits, poses, skeleton
 from common.people.bodies import Clothed, clothed
 from common.people.body import load_body, rest_vertices
@@ -155,6 +156,18 @@ def test_nothing_is_left_below_the_surface(body):
     middle, normal = body.vertices[body.faces[some]].mean(1), mesh.face_normals[some]
     at = lambda depth: inside(solid, torch.from_numpy((middle - depth * normal).astype(np.float32))).float().mean()
     assert at(0.0008) > 0.995 and at(-0.0008) < 0.005
+
+
+def test_no_mouth_is_left_inside():
+    """Of a person whose lips leave a gap, hardly a vertex sees no light from anywhere, and none lies deep in the head."""
+    made = clothed(person(0, 20), 0)
+    assert (made.labels == LABEL["mouth"]).sum() == 0
+    vertices, faces = torch.from_numpy(made.vertices), torch.from_numpy(np.ascontiguousarray(made.faces)).long()
+    tree, starts = raycast.build(vertices, faces), vertices + 2e-3 * vertex_normals(vertices, faces)
+    seen = torch.zeros(len(vertices), dtype=torch.bool)
+    for direction in torch.nn.functional.normalize(torch.randn(80, 3, generator=torch.Generator().manual_seed(0)), dim=1):
+        seen |= raycast.first_hits(tree, starts, direction.expand_as(starts)).faces < 0
+    assert (~seen).float().mean() < 0.003
 
 
 def test_the_body_model_is_inside_its_clothes(body):

@@ -5,6 +5,7 @@ Canonical frame: metres, y up, the person at rest faces +z. Clothes, hair and sh
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from common.people.body import load_body
 from common.people.fuse import fuse
 from common.people.persons import Person, generator
 from common.people.shapes import Surface
-from common.people.solids import shut
+from common.people.solids import capped, shut
 from common.proximity import build, nearest
 
 CELL = 0.0062                                                                 # metres of a person of HEIGHT; vertices come about this far apart
@@ -72,12 +73,22 @@ def pose(person: Person, frame: int, rest: skeleton.Rest) -> np.ndarray:
     return skeleton.transforms(body, rest.heads, {})
 
 
-def skin(person: Person, outfit: outfits.Outfit, posed: np.ndarray) -> Surface:
-    """The skin from head to toe."""
+@cache
+def mouthless() -> tuple:
+    """(matrix, triangles, labels) of the skin from head to toe with a lid in place of the mouth's inside, which marching cubes would find between the lips."""
     part = anatomy.whole_skin()
+    kept = part.labels != anatomy.LABEL["mouth"]
+    matrix, triangles = capped(part.matrix, part.triangles[kept])
+    return matrix, triangles, np.append(part.labels[kept], np.full(len(triangles) - kept.sum(), anatomy.LABEL["u_lip"]))
+
+
+def skin(person: Person, outfit: outfits.Outfit, posed: np.ndarray) -> Surface:
+    """The skin from head to toe, the mouth shut."""
+    part, (matrix, triangles, labels) = anatomy.whole_skin(), mouthless()
     arm = part.matrix @ skeleton.bone_share(load_body(), *garments.ARM)
     colors = garments.stretched_over(outfit, heads.skin_colors(person, part), part.template, arm)
-    return Surface(part.matrix @ posed, part.triangles, part.labels, colors, np.zeros(len(colors)))
+    colors = np.concatenate([colors, np.tile(heads.INSIDE, (matrix.shape[0] - len(colors), 1))])
+    return Surface(matrix @ posed, triangles, labels, colors, np.zeros(len(colors)))
 
 
 def eyes(person: Person, posed: np.ndarray) -> list[Surface]:
