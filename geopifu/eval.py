@@ -70,7 +70,10 @@ def main(config: EvalConfig) -> None:
     for i in tqdm(todo, desc="frames", unit="frame", disable=not todo, dynamic_ncols=True):
         frame = frames.numbers[i]
         if i in unmade:
-            estimate(frames, i, mesh_path(results, frame))
+            try:
+                estimate(frames, i, mesh_path(results, frame))
+            except InputError as error:
+                raise InputError(f"frame {frame}: {error}") from None
         keep(results, frame, measured(config, frame, mesh_path(results, frame)))
     summarise(results, [frames.numbers[i] for i in chosen])
 
