@@ -18,7 +18,7 @@ def surface_voxels(vertices: np.ndarray, faces: np.ndarray, grid: tuple[int, int
     """Voxels (X, Y, Z) bool that a triangle of the mesh touches, by the thirteen separating axes of Akenine-Moller (JGT 2001), in float32."""
     corners = ((np.asarray(vertices) - box[0]) / (box[1] - box[0]) * np.array(grid)).astype(np.float32)[faces]
     first = np.clip(np.floor(corners.min(1)).astype(np.int64), 0, None)
-    last = np.minimum(np.ceil(corners.max(1)).astype(np.int64), np.array(grid) - 1)
+    last = np.minimum(np.floor(corners.max(1)).astype(np.int64), np.array(grid) - 1)
     sides = np.maximum(last - first + 1, 0)
     count = sides.prod(1)
     touched = np.zeros(grid, bool)
