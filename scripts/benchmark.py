@@ -1,4 +1,4 @@
-"""Measure a method against its published algorithm, written plainly: python scripts/benchmark.py sof
+"""Measure a method against its published algorithm, written plainly: python scripts/benchmark.py sof | gof
 
 Prints one row a figure and writes them as JSON. ratio = plain / ours, larger is better; rows named floor give ours / bare matrix products.
 """
@@ -14,7 +14,10 @@ from tqdm import tqdm
 from common.benchmark import BenchmarkConfig, chosen, hardware, table, write_rows
 from common.config import run_commands
 from common.ranks import device_of
-from sof.benchmark import FIGURES, SofBenchmark
+from gof.benchmark import FIGURES as GOF_FIGURES
+from gof.benchmark import GofBenchmark
+from sof.benchmark import FIGURES as SOF_FIGURES
+from sof.benchmark import SofBenchmark
 
 
 def measure(method: str, config: BenchmarkConfig, figures: dict[str, Callable]) -> None:
@@ -33,8 +36,13 @@ def measure(method: str, config: BenchmarkConfig, figures: dict[str, Callable]) 
 
 def sof(config: SofBenchmark) -> None:
     """SOF: the figures rendering, training, meshing and turntable, about four minutes on two cores."""
-    measure("sof", config, FIGURES)
+    measure("sof", config, SOF_FIGURES)
+
+
+def gof(config: GofBenchmark) -> None:
+    """GOF: the figures field, picture, video, training and meshing, and on a GPU fused."""
+    measure("gof", config, GOF_FIGURES)
 
 
 if __name__ == "__main__":
-    run_commands({"sof": (sof, SofBenchmark)}, __doc__)
+    run_commands({"sof": (sof, SofBenchmark), "gof": (gof, GofBenchmark)}, __doc__)
