@@ -70,6 +70,8 @@ class Stacks(nn.Module):
 
     def __init__(self, count: int, depth: int, features: int, out: int, norm: str, upsample_mode: str):
         super().__init__()
+        if features % 16:
+            raise InputError(f"--features {features}: expected a multiple of 16")
         self.count, self.divisor = count, 2**depth
         for i in range(count):
             self.add_module(f"m{i}", HourGlass(depth, features, norm, upsample_mode))

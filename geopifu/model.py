@@ -32,7 +32,7 @@ class ModelConfig:
 
     num_stack: int = option(4, "stacks of the image filter", low=1)
     num_hourglass: int = option(2, "times that an hourglass halves its maps", low=1)
-    features: int = option(256, "channels of the hourglasses; before them a quarter and a half of it. The release's are 256", low=8)
+    features: int = option(256, "channels of the hourglasses; before them a quarter and a half of it. The release's are 256", low=16)
     hourglass_dim: int = option(256, "channels of the maps that points are sampled from", low=1)
     norm: str = option("group", "norm of the image networks", choices=("group", "batch"))
     hg_down: str = option("ave_pool", "how the image filter halves its maps: average, or a convolution of 64 or 128 channels",
@@ -151,11 +151,11 @@ class PIFu(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config, fusion, ranges = config, config.deepVoxels_fusion, 7 if config.multiRanges_deepVoxels else 1
+        check(config, CHANNELS * ranges)
         if ranges > 1:
             self.register_buffer("displacments", sampling.displacements(config.displacment))
         self.image_filter = HGFilter(config.num_stack, config.num_hourglass, config.hourglass_dim, config.features, config.norm, config.hg_down,
                                      config.upsample_mode)
-        check_widths(config, CHANNELS * ranges)
         pixel = config.hourglass_dim + 1 + config.features // 4 * config.skip_hourglass
         if fusion == "multiLoss":
             dims_3d = [CHANNELS * ranges, *config.mlp_dim_3d[1:]]
@@ -241,8 +241,13 @@ def vnet(config: ModelConfig) -> VNet:
                 config.vrn_net_input_width, config.published_pixels, config.published_voxels)
 
 
-def check_widths(config: ModelConfig, channels: int) -> None:
-    """Raise InputError unless the numbers of voxel features that the options name are those that there are, `channels`."""
+def check(config: ModelConfig, channels: int) -> None:
+    """Raise InputError for widths that no classifier has, and for numbers of voxel features that are not those that there are, `channels`."""
+    flags = ("mlp_dim", "mlp_dim_3d", "mlp_dim_joint") if config.deepVoxels_fusion == "multiLoss" else ("mlp_dim",)
+    for flag in flags:
+        dims = getattr(config, flag)
+        if len(dims) < (3 if len(flags) > 1 else 2) or min(dims[1:]) < 1 or dims[-1] != 1:
+            raise InputError(f"--{flag} {' '.join(map(str, dims))}: expected widths that end in 1, a hidden one before it with multiLoss")
     flag = {"early": "deepVoxels_c_len", "multiLoss": "deepVoxels_c_len", "late": "deepVoxels_c_len_intoLateFusion"}.get(config.deepVoxels_fusion)
     if flag and getattr(config, flag) != channels:
         has = "with" if config.multiRanges_deepVoxels else "without"

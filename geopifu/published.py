@@ -41,8 +41,11 @@ def load(*paths: str | Path, device: torch.device | str = "cpu") -> tuple[GeoPIF
             if of_part:
                 found[part] = of_part, config, path
     config = merged({part: (config, path) for part, (_, config, path) in found.items()})
-    with torch.device("meta"):                                # a file is refused before room is made for what it claims to be
-        model = GeoPIFu(config, tuple(found))
+    try:
+        with torch.device("meta"):                            # a file is refused before room is made for what it claims to be
+            model = GeoPIFu(config, tuple(found))
+    except RuntimeError:                                      # more numbers than can be counted
+        raise InputError(f"{', '.join(map(str, paths))}: claims to be a network of {config.features} features, beyond any") from None
     for part, (state, _, path) in found.items():
         check_fits(getattr(model, part), state, path)
         getattr(model, part).load_state_dict(state, assign=True)

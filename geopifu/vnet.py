@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
+from common.errors import InputError
 from geopifu.hourglass import ConvBlock, Stacks, initialise, norm_layer
 
 CHANNELS = 8                                                  # of a latent voxel
@@ -70,6 +71,10 @@ class VNet(Stacks):
                  vrn_net_input_height: int = 384, vrn_net_input_width: int = 256, published_pixels: bool = False, published_voxels: bool = False):
         depth = vrn_net_input_width // 8                        # as many latents deep as wide: the box is as deep as wide
         super().__init__(vrn_num_modules, num_hourglass, features, CHANNELS * depth, norm, upsample_mode)
+        step = 8 * max(self.divisor, 4)                         # an hourglass halves, and so does the 3D U-Net, twice
+        if vrn_net_input_height % step or vrn_net_input_width % step or vrn_net_input_width > vrn_net_input_height:
+            raise InputError(f"--vrn_net_input_width {vrn_net_input_width} --vrn_net_input_height {vrn_net_input_height}: expected multiples of {step}, the "
+                             "width no larger")
         self.height, self.width, self.depth = vrn_net_input_height, vrn_net_input_width, depth
         self.published_pixels, self.published_voxels = published_pixels, published_voxels
         stem, half = features // 4, features // 2

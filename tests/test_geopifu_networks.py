@@ -243,6 +243,15 @@ def test_counts_of_voxel_features_that_cannot_be_are_refused(options):
         PIFu(small(**options))
 
 
+@pytest.mark.parametrize(("options", "words"), [
+    ({"features": 24}, "--features 24"), ({"vrn_net_input_width": 72}, "--vrn_net_input_width 72"), ({"vrn_net_input_width": 128}, "the width no larger"),
+    ({"mlp_dim": [0, 8, 2]}, "--mlp_dim 0 8 2"), ({"mlp_dim": [257]}, "--mlp_dim 257"),
+    ({"deepVoxels_fusion": "multiLoss", "mlp_dim_3d": [0, 1]}, "--mlp_dim_3d")])
+def test_sizes_that_no_network_has_are_refused(options, words):
+    with pytest.raises(InputError, match=words):
+        GeoPIFu(small(**options))
+
+
 # Losses
 
 def test_what_is_inside_counts_seven_tenths():

@@ -15,6 +15,7 @@ from common.errors import InputError
 from common.run import Step
 from geopifu import published, train
 from geopifu.export_latents import ExportConfig, export
+from geopifu.model import GeoPIFu
 from geopifu.train import Feed, TrainConfig, checked, ends_epoch, fit, initial_model, learning_rate
 from tests import programs
 from tests.geopifu_frames import TINY, Ellipsoids
@@ -116,7 +117,7 @@ def test_it_learns_and_says_how_well(tmp_path, capsys):
 
 def test_the_stages_follow_one_another(tmp_path):
     """A V-net is trained, its voxels written; a query run learns the same from them as from the V-net itself, and its checkpoint holds both."""
-    coarse = config(tmp_path, "coarse", "coarse", max_steps=2, no_num_eval=False)
+    coarse = config(tmp_path, "coarse", "coarse", max_steps=2, no_num_eval=False, pictures_every=4)
     trained(coarse)
     frames = Ellipsoids(replace(coarse, deepVoxelsDir=""), 0, 8)
     to_disk = ExportConfig(load_netV_checkpoint_path=str(tmp_path / "coarse"), resultsDir=str(tmp_path / "voxels"), loadSize=48, batch_size=3)
@@ -127,6 +128,10 @@ def test_the_stages_follow_one_another(tmp_path):
     assert [file.name for file in files] == [f"{i:06d}_deepVoxels.npy" for i in range(8)]
     stored = [torch.from_numpy(np.load(file)).permute(0, 3, 2, 1) for file in files]
     assert stored[0].shape == (8, 8, 12, 8) and torch.allclose(stored[0], model.latents(frames.item(0, 0)["img"])[0], atol=1e-5)
+    train.write_mesh(GeoPIFu(coarse, ("netV",)).eval(), frames, 0, coarse, tmp_path / "a coarse one.obj")
+    export(GeoPIFu(coarse, ("netV",)).eval(), frames, replace(to_disk, dataType="test", resultsDir=str(tmp_path / "meshes")))
+    assert len(list((tmp_path / "meshes").glob("*_meshCoarse.obj"))) == 8
+    assert (tmp_path / "a coarse one.obj").stat().st_size and list((tmp_path / "coarse" / "pictures").glob("*.png"))
     files[3].unlink()
     export(model, frames, replace(to_disk, half=True))        # only what is missing
     assert np.load(files[3]).dtype == np.float16 and np.load(files[2]).dtype == np.float32
