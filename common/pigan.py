@@ -122,11 +122,7 @@ class Siren(nn.Module):
 
         With `create_graph` they can be differentiated again, by the parameters and the codes.
         """
-        with torch.enable_grad():
-            scaled = self._scaled(points).detach().requires_grad_()
-            gradient, = torch.autograd.grad(self.final_layer(self._trunk(scene, scaled, twice=create_graph)).sum(), scaled, create_graph=create_graph)
-        normals = -gradient / (gradient.norm(dim=-1, keepdim=True) + 1e-7)
-        return normals.clamp(-1, 1).nan_to_num(0.0, 0.0, 0.0)
+        return self._in_cache(partial(self._normals, create_graph=create_graph), scene, points)
 
     def _in_cache(self, function: Callable, scene: Scene, *inputs: Tensor) -> Tensor:
         """function(scene, *inputs (B, P, I)) (B, P, O); on a CPU some points of a scene, or some scenes, at once, so that their features stay in its cache."""
@@ -143,6 +139,13 @@ class Siren(nn.Module):
         weight, bias = scene.color
         seen = sine_layer(features, weight, affine(directions, scene.toward, bias))
         return torch.cat([self.final_layer(features), self.color_layer_linear(seen).sigmoid()], dim=-1)
+
+    def _normals(self, scene: Scene, points: Tensor, create_graph: bool) -> Tensor:
+        with torch.enable_grad():
+            scaled = self._scaled(points).detach().requires_grad_()
+            gradient, = torch.autograd.grad(self.final_layer(self._trunk(scene, scaled, twice=create_graph)).sum(), scaled, create_graph=create_graph)
+        normals = -gradient / (gradient.norm(dim=-1, keepdim=True) + 1e-7)
+        return normals.clamp(-1, 1).nan_to_num(0.0, 0.0, 0.0)
 
     def _scaled(self, points: Tensor) -> Tensor:
         return points * (2 / BOX_SIDE) if self.config.box else points

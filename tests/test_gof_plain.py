@@ -96,6 +96,22 @@ def test_bare_products_are_all_products():
     assert counts[0] == counts[1]
 
 
+@pytest.mark.parametrize("cached", [24, 24 * 7, 24 * 50, 24 * 120])
+def test_a_field_in_chunks_is_the_whole_field(cached, monkeypatch):
+    """Some points of a scene at once, or some scenes: values, normals and their gradients."""
+    siren = drawn(TINY, CPU).double().siren
+    points, toward = 0.2 * torch.rand(5, 37, 3, dtype=torch.float64) - 0.1, torch.randn(5, 37, 3, dtype=torch.float64)
+    z, found = torch.randn(5, 256, dtype=torch.float64), []
+    for size in (10**6, cached):
+        monkeypatch.setattr("common.pigan.CACHED", size // torch.get_num_threads())
+        scene = siren.scene(*siren.mapping(z))
+        logits, colors = siren.field(scene, points, toward)
+        normals = siren.normals(scene, points, create_graph=True)
+        gradients = torch.autograd.grad((logits.sin() + colors.square() + normals.cos()).sum(), list(siren.parameters()))
+        found.append([x.detach() for x in (logits, colors, normals, siren.density(scene, points), *gradients)])
+    assert largest_difference(*found) < 1e-9
+
+
 def test_kernels_have_rows_where_there_is_a_gpu():
     assert fused(TINY, CPU) == []
 
