@@ -12,7 +12,7 @@ from common import raycast
 from common.labels import SOF_LABELS
 from common.meshes import Mesh, vertex_normals, volume
 from common.people import outfits, poses, skeleton
-from common.people.bodies import Clothed, clothed
+from common.people.bodies import T_POSE, Clothed, clothed
 from common.people.body import load_body, rest_vertices
 from common.people.fuse import fuse, one_piece
 from common.people.garments import skirt, tights
@@ -80,6 +80,18 @@ def test_an_arm_points_where_its_angles_say(rest):
     np.testing.assert_allclose(unit("upperarm01.R", "lowerarm01.R"), (0, 0, 1), atol=0.02)
     assert abs(unit("upperarm01.L", "lowerarm01.L") @ unit("lowerarm01.L", "wrist.L")) < 0.05                # a right angle
     assert unit("upperarm01.R", "lowerarm01.R") @ unit("lowerarm01.R", "wrist.R") > 0.99
+
+
+def test_makehumans_t_pose(rest):
+    """Its file, in the bones' own axes: both arms level and straight, hands at shoulder height."""
+    moves = skeleton.transforms(load_body(), rest.heads, poses.of_file(load_body().assets / T_POSE, rest.axes))
+    joints = dict(zip(skeleton.JOINTS, skeleton.posed_joints(load_body(), rest.heads, moves)))
+    for side, sign in (("L", 1), ("R", -1)):
+        for start, end in (("upperarm01", "lowerarm01"), ("lowerarm01", "wrist")):
+            along = joints[f"{end}.{side}"] - joints[f"{start}.{side}"]
+            assert sign * along[0] / np.linalg.norm(along) > 0.97
+    for axes in rest.axes.values():
+        np.testing.assert_allclose(axes @ axes.T, np.eye(3), atol=1e-5)
 
 
 def test_poses_differ_and_keep_the_limits():

@@ -20,6 +20,7 @@ from common.proximity import build, nearest
 
 CELL = 0.0062                                                                 # metres of a person of HEIGHT; vertices come about this far apart
 HEIGHT = 1.70
+T_POSES, T_POSE = 0.04, "poses/default_fk/t-pose.json"                        # how often; MakeHuman's file
 TRIES = 40                                                                    # poses drawn before one that crosses itself is taken
 CROSSING = 0.010                                                              # share of the limbs' vertices that may lie inside the body
 
@@ -64,6 +65,8 @@ def pose(person: Person, frame: int, rest: skeleton.Rest) -> np.ndarray:
     body = load_body()
     rng = generator(person.seed, person.index, "pose", frame)
     triangles = torch.from_numpy(anatomy.triangulated(body.quads["body"]))
+    if rng.uniform() < T_POSES:
+        return skeleton.transforms(body, rest.heads, poses.of_file(body.assets / T_POSE, rest.axes))
     limbs = np.flatnonzero(skeleton.bone_share(body, "lowerarm02", "wrist", "finger", "metacarpal") > 0.9)
     for _ in range(TRIES):
         moves = skeleton.transforms(body, rest.heads, poses.rotations(poses.draw_angles(rng), rest.heads))

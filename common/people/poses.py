@@ -1,9 +1,12 @@
-"""How people stand: poses within the limits of their joints, from a few kinds of posture, redrawn where arms would pass through the body.
+"""How people stand: poses within the limits of their joints, from a few kinds of posture, or of a file.
 
 Angles are degrees. An upper arm's direction: `lift` from straight down (0) over the horizontal (90) to straight up (180), `front` from sideways
 (0) to forwards (90); `twist` turns it about itself, `elbow` bends it. A leg: `hip` forwards, `apart` sideways, `knee` bends it.
 """
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import numpy as np
 
@@ -65,6 +68,13 @@ def rotations(angles: dict[str, float], heads: dict[str, np.ndarray]) -> dict[st
         pose |= _leg({name: angles[name + side] for name in ("hip", "apart", "knee")}, side, sign)
         pose |= _arm({name: angles[name + side] for name in ("lift", "front", "twist", "elbow", "wrist", "curl")}, heads, side, sign)
     return pose
+
+
+def of_file(path: Path, axes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The pose {bone: rotation} of one of MakeHuman's pose files: radians about each bone's own x, y and z, in this order."""
+    turns = json.loads(path.read_text(encoding="utf-8"))["bone_rotations"]
+    local = lambda x, y, z: _about(np.array([0, 0, 1.0]), z) @ _about(np.array([0, 1.0, 0]), y) @ _about(np.array([1.0, 0, 0]), x)
+    return {bone: axes[bone] @ local(*np.degrees(angles)) @ axes[bone].T for bone, angles in turns.items() if bone in axes}
 
 
 def _leg(angles: dict[str, float], side: str, sign: int) -> dict[str, np.ndarray]:

@@ -20,10 +20,11 @@ JOINTS = (                                                                    # 
 
 @dataclass(frozen=True)
 class Rest:
-    """A person at rest, canonical axes, metres: vertices (V, 3) of the whole base mesh, heads {bone: (3,)}."""
+    """A person at rest, canonical axes, metres: vertices (V, 3) of the whole base mesh, heads {bone: (3,)}, each bone's own axes {bone: (3, 3)}, columns."""
 
     vertices: np.ndarray
     heads: dict[str, np.ndarray]
+    axes: dict[str, np.ndarray]
 
 
 def rest(body: Body, phenotype: dict[str, float], changes: dict[str, float], expression: dict[str, float]) -> Rest:
@@ -31,9 +32,10 @@ def rest(body: Body, phenotype: dict[str, float], changes: dict[str, float], exp
     one = lambda values: {name: torch.tensor([value], dtype=body.model.dtype) for name, value in values.items()}
     with torch.no_grad():
         out = body.model(phenotype_kwargs=one(phenotype), local_changes_kwargs=one(changes), facial_actions=one(expression))
-    turned = lambda points: np.stack([points[:, 0], points[:, 2], -points[:, 1]], axis=1)         # anny: z up, the face along -y
-    vertices, heads = (turned(out[name][0].numpy().astype(np.float64)) for name in ("rest_vertices", "rest_bone_heads"))
-    return Rest(vertices, dict(zip(body.model.bone_labels, heads)))
+    turn = np.array([[1, 0, 0], [0, 0, 1], [0, -1.0, 0]])                      # anny: z up, the face along -y
+    vertices, heads, frames = (out[name][0].double().numpy() for name in ("rest_vertices", "rest_bone_heads", "rest_bone_poses"))
+    names = body.model.bone_labels
+    return Rest(vertices @ turn.T, dict(zip(names, heads @ turn.T)), dict(zip(names, turn @ frames[:, :3, :3])))
 
 
 def transforms(body: Body, heads: dict[str, np.ndarray], pose: dict[str, np.ndarray]) -> np.ndarray:
