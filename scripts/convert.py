@@ -3,6 +3,7 @@
     python scripts/convert.py sof epoch_0250_iter_050000.pth sof.safetensors       the networks and their options, in a file that runs nothing
     python scripts/convert.py sof log/people epoch_0000_iter_000000.pth            the authors' container, for programs that read the original's files
     python scripts/convert.py gof output/celeba/generator.pth celeba.safetensors --curriculum CelebA      a generator: its averaged weights and average code
+    python scripts/convert.py geopifu netG_epoch_44_2415 geopifu.safetensors --netV netV_epoch_29_2899      both networks in one file
 
 IN is what every --checkpoint takes: a run folder, a file of ours or an author's file, recognised by content. The suffix of OUT chooses the
 container: .safetensors is ours, .pth the authors'. The networks are built and loaded strictly on the way, so a file that does not fit is refused.
@@ -49,7 +50,17 @@ def gof(config: ConvertConfig) -> Model:
     return Model(export_state(generator), {**options, **model_options(generator)}, lambda path: export_published(generator, path))
 
 
-METHODS = {"sof": sof, "gof": gof}
+def geopifu(config: ConvertConfig) -> Model:
+    """Geo-PIFu's networks: those that the file holds, and the V-net beside it."""
+    from geopifu.published import export_published, load
+
+    if config.curriculum:
+        raise InputError("--curriculum: Geo-PIFu has none")
+    model, options = load(config.source, *filter(None, [config.netV]))
+    return Model({"model": model.state_dict()}, {**options, **asdict(model.config)}, lambda path: export_published(model, path))
+
+
+METHODS = {"sof": sof, "gof": gof, "geopifu": geopifu}
 
 
 @dataclass
@@ -58,6 +69,7 @@ class ConvertConfig:
     source: str = option(..., "IN: a run folder, a file of ours or an author's file", positional=True)
     target: str = option(..., "OUT: a new file, .safetensors (ours) or .pth (the authors' container)", positional=True)
     curriculum: str | None = option(None, "gof, of an author's file, which carries no options: BFM, CelebA, CATS, pigan_CelebA, ..., or a YAML file")
+    netV: str | None = option(None, "geopifu, of a file without one: the file of the V-net")
     half: bool = option(False, "store numbers as float16 in a .safetensors: half the size, three digits")
 
 
@@ -68,6 +80,8 @@ def main(config: ConvertConfig) -> None:
         raise InputError(f"{target}: expected a name that ends in .safetensors or .pth")
     if target.exists():
         raise InputError(f"{target}: exists already; expected the name of a new file")
+    if config.netV and config.method != "geopifu":
+        raise InputError(f"--netV: {config.method} has none")
     model = METHODS[config.method](config)
     if target.suffix == ".pth":
         model.write_published(target)

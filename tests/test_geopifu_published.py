@@ -10,6 +10,7 @@ from common import checkpoint
 from common.errors import InputError
 from geopifu.model import REPAIRS, GeoPIFu, ModelConfig
 from geopifu.published import export_published, load, published_config
+from scripts import convert
 from tests.test_geopifu_networks import FUSIONS, SMALL, lively, points
 
 RELEASED = dict.fromkeys(REPAIRS, True) | {"loadSize": 512}
@@ -91,3 +92,14 @@ def test_what_does_not_fit_is_refused(tmp_path):
                          ([netG, other], "other: made with num_hourglass 2"), ([foreign], "foreign"), ([netV, tmp_path / "nothing"], "nothing")):
         with pytest.raises(InputError, match=words):
             load(*paths)
+
+
+def test_the_authors_two_files_become_one_of_ours_and_two_again(tmp_path):
+    model = released("early", features=256, num_stack=1, vrn_num_modules=1)
+    netG, netV = write(tmp_path / "netG", model, "netG"), write(tmp_path / "netV", model, "netV")
+    convert.main(convert.ConvertConfig(method="geopifu", source=netG, target=str(tmp_path / "both.safetensors"), netV=netV))
+    convert.main(convert.ConvertConfig(method="geopifu", source=str(tmp_path / "both.safetensors"), target=str(tmp_path / "again.pth")))
+    for first, second in ((netG, "again.pth"), (netV, "again_netV.pth")):
+        a, b = (torch.load(path, weights_only=True) for path in (first, tmp_path / second))
+        assert list(a) == list(b) and all(torch.equal(a[key], b[key]) for key in a)
+    assert load(tmp_path / "both.safetensors")[0].config.published_voxels
