@@ -54,7 +54,7 @@ class GofBenchmark(BenchmarkConfig):
     multiplier: int = option(2, "times the training's samples on a ray, of pictures", low=1)
     views: int = option(36, "frames of the film", low=TIMED_FRAMES)
     train_side: int = option(32, "of the training's pictures, in pixels", low=4)
-    batch_size: int = option(2, "of the training; published 16", low=1)
+    batch_size: int = option(4, "of the training; published 16", low=1)
     critic_width: float = option(1.0, "times the discriminator's published channels", low=0)
     resolution: int = option(256, "points along each side of the mesh's grid", low=16)
     checkpoint: str = option("", "generator of the row picture; empty: drawn weights", free=True)
