@@ -1,7 +1,7 @@
 """Look at a trained GOF or pi-GAN: python gof/render.py --checkpoint pretrained/gof_people.safetensors
 
 show (meant where no command stands): a sheet of codes and a film of their heads turning; views: codes from five sides, with depth, masks and normals;
-video: a code from an ellipse of cameras; interpolate: from code to code, on the release's paths. A code is a seed, as torch.manual_seed's.
+video: a code from an ellipse of cameras; interpolate: from code to code. A code is a seed, as torch.manual_seed's.
 No picture has a random draw in it: the same command writes the same files.
 """
 from __future__ import annotations
