@@ -1,0 +1,278 @@
+"""Sem2NeRF (Chen et al., ECCV 2022, arXiv 2203.10821): a label map to the codes of a frozen pi-GAN, and so to a radiance field.
+
+    model = load("pretrained/sem2nerf_people.safetensors")    a run folder, a file of ours, or an author's .pt
+    scene = model.scene(model.codes(planes))                  # once per label map; planes as `sem2nerf.pictures.encoder_input` makes them
+    seen = see(model, scene, origins, directions, march_options(model.config))
+
+The field is `common.pigan.Siren`, the march `common.march`. The decoder's file says how its field is read: a density, or GOF's occupancy.
+"""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from common import config as options
+from common.cameras import Cameras, pigan_cameras
+from common.checkpoint import Opened, load_strict, open_checkpoint
+from common.config import option
+from common.errors import InputError
+from common.march import REGULAR, Draws, March, march
+from common.pigan import NETWORKS, Scene, Siren, SirenConfig, average_codes
+from common.rays import camera_rays
+from common.volume import ACTIVATIONS
+from sem2nerf import published
+from sem2nerf.labels import MERGES, classes
+from sem2nerf.patches import patch_rays, whole_rays
+from sem2nerf.swin import SwinConfig, SwinEncoder
+
+Codes = tuple[Tensor, Tensor]
+
+
+@dataclass
+class DecoderConfig:
+    """The frozen field and how its rays are sampled, by the names of pi-GAN's curriculums; what is left empty is as its file says, or the preset."""
+
+    pigan_curriculum_type: str = option("CelebAMask_HQ", "preset of what the decoder's file does not say, and the family of the labels", choices=MERGES)
+    model: str | None = option(None, "network of the field", choices=NETWORKS)
+    hidden_dim: int | None = option(None, "width of its layers", low=1)
+    layers: int | None = option(None, "sine layers before the density", low=1)
+    pigan_zdim: int | None = option(None, "numbers of a latent code of the decoder", low=1)
+    alpha: str | None = option(None, "what the field's number is: a density (pi-GAN) or an occupancy (GOF)", choices=("density", "occupancy"))
+    fov: float | None = option(None, "field of view, degrees", low=0)
+    ray_start: float | None = option(None, "distance from the camera, on the unit sphere, at which rays start", low=0)
+    ray_end: float | None = option(None, "distance at which they end", low=0)
+    clamp_mode: str | None = option(None, "activation of densities", choices=ACTIVATIONS)
+    white_back: bool | None = option(None, "white behind the field")
+    last_back: bool | None = option(None, "the last sample takes what light is left, in training")
+    eval_last_back: bool | None = option(None, "the same in rendering")
+    lock_view_dependence: bool | None = option(None, "in rendering: colours as seen from the front, from everywhere")
+    interval: float | None = option(None, "of an occupancy: half the thickness of the shell round the surface that is sampled, world units", low=0)
+
+
+@dataclass
+class ModelConfig(DecoderConfig):
+    """What a model is."""
+
+    use_merged_labels: bool = option(True, "left and right parts are one label; for cats, the body is background")
+    use_contour: bool = option(True, "the encoder also sees the contours of the regions and the distance to them")
+    label_nc: int | None = option(None, "labels; empty: as many as the data set has", low=1)
+    input_nc: int | None = option(None, "planes that the encoder sees: label_nc, and two more with use_contour", low=1)
+    src_input_size: int = option(224, "side of the planes", low=8)
+    embed_dim: int = option(96, "channels of the encoder's first stage", low=1)
+    depths: list[int] = option([2, 2, 6, 2], "blocks of its stages", low=1)
+    num_heads: list[int] = option([3, 6, 12, 24], "attention heads of its stages", low=1)
+    window_size: int = option(7, "side of the windows within which its tokens attend", low=1)
+    start_from_latent_avg: bool = option(True, "codes are offsets from the decoder's average code")
+    published_contour: bool = option(False, "the release's defect: the smallest label that is there gets no contour, background or not")
+
+
+BASE = {"model": "SPATIALSIRENBASELINE", "hidden_dim": 256, "layers": 8, "pigan_zdim": 256, "alpha": "density", "clamp_mode": "relu", "white_back": False,
+        "eval_last_back": True, "lock_view_dependence": True, "interval": 0.03}
+PRESETS = {
+    "CelebAMask_HQ": BASE | {"fov": 12.0, "ray_start": 0.88, "ray_end": 1.12, "last_back": True},
+    "CatMask": BASE | {"fov": 18.0, "ray_start": 0.8, "ray_end": 1.2, "last_back": False},
+}
+
+
+def resolve(config: ModelConfig, of_file: dict, where: str = "") -> ModelConfig:
+    """The config with every empty option filled in: as the decoder's file says, else as the preset. Raises InputError for what contradicts another.
+
+    `of_file` are the options of a decoder's or a model's file `where`, which no flag may contradict.
+    """
+    for name, stored in of_file.items():
+        given = getattr(config, name)
+        if given is not None and given != stored:
+            raise InputError(f"--{name} {given}: {where} was made with {stored}")
+    label_nc = classes(config.pigan_curriculum_type, config.use_merged_labels)
+    filled = PRESETS[config.pigan_curriculum_type] | of_file | {"label_nc": label_nc, "input_nc": label_nc + 2 * config.use_contour}
+    for name in ("label_nc", "input_nc"):
+        if getattr(config, name) not in (None, filled[name]):
+            raise InputError(f"--{name} {getattr(config, name)}: {config.pigan_curriculum_type} with --use_merged_labels {config.use_merged_labels} and "
+                             f"--use_contour {config.use_contour} makes {filled[name]}")
+    return replace(config, **{name: value for name, value in filled.items() if getattr(config, name) is None})
+
+
+class Sem2NeRF(nn.Module):
+    """The encoder, the decoder and its average code; published keys `encoder.*` and `decoder.siren.*`. The decoder is frozen unless it is told to learn."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.decoder = nn.ModuleDict({"siren": Siren(siren_config(config))})
+        total = (config.layers + 1) * config.hidden_dim
+        self.encoder = SwinEncoder(SwinConfig(
+            in_chans=config.input_nc, num_classes=2 * total, img_size=config.src_input_size, embed_dim=config.embed_dim, depths=tuple(config.depths),
+            num_heads=tuple(config.num_heads), window_size=config.window_size))
+        self.register_buffer("latent_avg", torch.zeros(2, total))
+        self.decoder.requires_grad_(False)
+
+    @property
+    def siren(self) -> Siren:
+        """The field."""
+        return self.decoder["siren"]
+
+    @property
+    def average(self) -> Codes:
+        """The decoder's average code (1, total) each."""
+        return self.latent_avg[:1], self.latent_avg[1:]
+
+    def codes(self, planes: Tensor, u: Tensor | None = None) -> Codes:
+        """Frequencies and phases (B, total) of planes (B, input_nc, S, S); with uniforms u (B, 2 x blocks) under the encoder's stochastic depth."""
+        return with_average(self.encoder(planes, u).chunk(2, dim=1), self.average if self.config.start_from_latent_avg else None)
+
+    def scene(self, codes: Codes) -> Scene:
+        """The scenes (B) of codes."""
+        return self.siren.scene(*codes)
+
+    def injected(self, seed: int) -> Codes:
+        """The code (1, total) of a seed's latent, drawn on the CPU as the release draws it: what gives a label map another look."""
+        z = torch.randn(1, self.siren.config.latent, generator=torch.Generator().manual_seed(seed))
+        return self.siren.mapping(z.to(self.latent_avg.device))
+
+    def remember_average(self) -> None:
+        """Compute the average code: of 10,000 latents, always the same ones."""
+        self.latent_avg.copy_(torch.cat(average_codes(self.siren)))
+
+
+def siren_config(config: DecoderConfig) -> SirenConfig:
+    """The shape of a resolved decoder."""
+    return replace(NETWORKS[config.model], hidden=config.hidden_dim, layers=config.layers, latent=config.pigan_zdim)
+
+
+# Codes
+
+def with_average(codes: Codes, average: Codes | None) -> Codes:
+    """Offsets (B, total) as codes: on top of the average (1, total)."""
+    return tuple(codes) if average is None else tuple(code + mean for code, mean in zip(codes, average))
+
+
+def mixed(codes: Codes, other: Codes, blocks: list[int], width: int) -> Codes:
+    """Codes (B, total) whose blocks of `width` numbers, a block a layer, are those of other codes (B or 1, total); the last block colours.
+
+    Raises InputError for a block that is not there.
+    """
+    if blocks and not 0 <= min(blocks) <= max(blocks) < codes[0].shape[1] // width:
+        raise InputError(f"--latent_mask: the decoder has blocks 0 to {codes[0].shape[1] // width - 1}, not {', '.join(map(str, blocks))}")
+    chosen = torch.zeros(codes[0].shape[1] // width, dtype=torch.bool, device=codes[0].device)
+    chosen[blocks] = True
+    return tuple(torch.where(chosen.repeat_interleave(width), new, code) for code, new in zip(codes, other))
+
+
+def blocks_of(text: str | None) -> list[int]:
+    """The blocks that a flag such as 6,7,8 names. Raises InputError."""
+    words = [word for word in (text or "").split(",") if word.strip()]
+    if not all(word.strip().isdecimal() for word in words):
+        raise InputError(f"--latent_mask {text}: expected numbers of blocks, as 6,7,8")
+    return [int(word) for word in words]
+
+
+# Pictures
+
+def march_options(config: DecoderConfig, steps: int, hierarchical: bool = True, lock_view: bool | None = None, training: bool = False) -> March:
+    """The march of a resolved decoder with `steps` samples a ray, and as many fine ones if hierarchical; an occupancy's sample its surface's shell as well."""
+    occupancy = config.alpha == "occupancy"
+    return March(
+        near=config.ray_start, far=config.ray_end, coarse=steps, fine=steps * hierarchical, surface=steps * occupancy, occupancy=occupancy,
+        interval=config.interval, activation=config.clamp_mode, last_back=config.last_back if training else config.eval_last_back,
+        white_back=config.white_back, lock_view=config.lock_view_dependence if lock_view is None else lock_view)
+
+
+def see(model: Sem2NeRF, scene: Scene, origins: Tensor, directions: Tensor, march_by: March, draws: Draws = REGULAR,
+        recompute: bool = False) -> dict[str, Tensor]:
+    """What rays (B, R, 3) see of B scenes: `common.march.march`'s dict. With `recompute` the backward pass asks the field again and features are not kept."""
+    field, density = partial(model.siren.field, scene), partial(model.siren.density, scene)
+    if recompute:
+        field = partial(checkpoint, field, use_reentrant=False, preserve_rng_state=False)
+    return march(field, density, origins, directions, march_by, draws)
+
+
+def see_patches(model: Sem2NeRF, scene: Scene, angles: Tensor, grid: Tensor | None, side: int, march_by: March, draws: Draws = REGULAR,
+                recompute: bool = False) -> Tensor:
+    """Pictures (B, 3, V, V) in [-1, 1] of a pattern (B, V, V, 2) in side x side views of B scenes from [pitch, yaw] (B, 2); whole views without pattern."""
+    cameras = pigan_cameras(angles, model.config.fov, side).move(scene.toward.dtype)
+    rays = whole_rays(cameras, side) if grid is None else patch_rays(cameras, side, grid)
+    return as_pictures(see(model, scene, *rays, march_by, draws, recompute)["colors"], side if grid is None else grid.shape[1])
+
+
+def shoot(model: Sem2NeRF, scene: Scene, march_by: March, cameras: Cameras, uv: Tensor) -> dict[str, Tensor]:
+    """{"colors" [0, 1], "depth", "opacity"} of pixels uv (B, R, 2), each (B, R, ...), for `common.render.render`; sampled regularly, so always the same."""
+    seen = see(model, scene, *camera_rays(cameras, uv), march_by)
+    return {name: seen[name] for name in ("colors", "depth", "opacity")}
+
+
+def as_pictures(colors: Tensor, side: int) -> Tensor:
+    """Pictures (B, 3, side, side) in [-1, 1] of the colours (B, side * side, 3) in [0, 1] of their rays."""
+    return 2 * colors.transpose(1, 2).unflatten(2, (side, side)) - 1
+
+
+# Files
+
+def decoder_options(opened: Opened) -> dict:
+    """What a decoder's file says of itself, by the names of DecoderConfig; an author's says nothing."""
+    stored = opened.config or {}
+    names = {field.name for field in fields(DecoderConfig)} - {"pigan_curriculum_type", "interval", "hidden_dim"}
+    found = {name: value for name, value in stored.items() if name in names and value is not None}
+    renamed = {"latent_dim": "pigan_zdim", "interval_min": "interval"}
+    found |= {name: stored[theirs] for theirs, name in renamed.items() if theirs in stored}
+    if "hidden_dim" in stored:
+        found["hidden_dim"] = stored["hidden_dim"] or NETWORKS[stored["model"]].hidden
+    if "pred_occ" in stored:
+        found["alpha"] = "occupancy" if stored["pred_occ"] else "density"
+    return found
+
+
+def load_decoder(model: Sem2NeRF, opened: Opened) -> None:
+    """Give a model the decoder of an opened file, and its average code. Raises InputError where a tensor is missing or does not fit."""
+    load_strict(model.siren, published.decoder_state(opened), str(opened.path))
+    if opened.kind == "ours" and "average" in opened.data:
+        model.latent_avg.copy_(torch.cat([opened.data["average"][name].float() for name in ("frequencies", "phases")]))
+    else:
+        model.remember_average()
+
+
+def load(path: str | Path, device: torch.device | str = "cpu", **flags) -> Sem2NeRF:
+    """The model of a run folder, a file of ours or an author's checkpoint, which carry their options: a flag (None: not given) that differs is an error.
+
+    Raises InputError if the file is none of these or does not fit.
+    """
+    opened = open_checkpoint(path)
+    stored = stored_options(opened)
+    for name, value in flags.items():
+        if value is not None and value != getattr(stored, name):
+            raise InputError(f"--{name} {value}: {opened.path} was trained with {getattr(stored, name)}")
+    model = Sem2NeRF(stored)
+    load_strict(model, with_constants(model, model_state(opened, model)), str(opened.path))
+    return model.to(device).eval()
+
+
+def stored_options(opened: Opened) -> ModelConfig:
+    """The options that a file carries. Raises InputError."""
+    if opened.kind == "published":
+        return resolve(options.from_dict(ModelConfig, published.options_of(opened), str(opened.path)), {})
+    if "model" not in opened.data:
+        raise InputError(f"{opened.path}: not a model of Sem2NeRF; it holds {', '.join(opened.data)}")
+    known = {field.name for field in fields(ModelConfig)}
+    return options.from_dict(ModelConfig, {key: value for key, value in opened.config.items() if key in known}, str(opened.path))
+
+
+def model_state(opened: Opened, model: Sem2NeRF) -> dict[str, Tensor]:
+    """A file's weights as the model's state dict."""
+    if opened.kind == "published":
+        return published.model_state(opened, model)
+    return {key: value.float() if value.is_floating_point() else value for key, value in opened.data["model"].items()}
+
+
+def model_options(config: ModelConfig) -> dict:
+    """The options of a model alone, as a file's config keeps them."""
+    return {field.name: asdict(config)[field.name] for field in fields(ModelConfig)}
+
+
+def with_constants(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with the tensors that follow from the encoder's shape, which small files leave out."""
+    constants = {key: value for key, value in model.state_dict().items() if key.rpartition(".")[2] in ("attn_mask", "relative_position_index")}
+    return constants | state
