@@ -163,7 +163,7 @@ class Pictures:
             picture = read_cropped(self.folder, i, self.transform)
         if self._keeps:
             self._kept[i] = picture
-        with _naming(self.folder, i):
+        with naming(self.folder, i):
             return self.transform.resize(picture, side, flip)
 
 
@@ -174,12 +174,12 @@ def _request(indices: Tensor, side: int, flips: Tensor) -> tuple[tuple[int, ...]
 def read_cropped(folder: ImageFolder, i: int, transform: Transform) -> np.ndarray:
     """Picture i before it is resized, uint8 (H, W, 3). Raises InputError that names the file."""
     picture = decode_rgb(folder.read_bytes(i), f"{folder.path}/{folder.names[i]}")
-    with _naming(folder, i):
+    with naming(folder, i):
         return np.ascontiguousarray(transform.crop(picture))
 
 
 @contextmanager
-def _naming(folder: ImageFolder, i: int) -> Iterator[None]:
+def naming(folder: ImageFolder, i: int) -> Iterator[None]:
     """Put a picture's file before what a transform refuses it for."""
     try:
         yield

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,7 +30,7 @@ from common.march import Density, March, alphas_of, search_surface
 from common.poses import draw_angles
 from common.rays import camera_rays, pixel_grid
 from common.volume import composite
-from gof.data import TRANSFORMS, read_cropped
+from gof.data import TRANSFORMS, naming, read_cropped
 from gof.look import as_pictures, look
 from gof.model import Generator, march_options, shoot
 
@@ -92,9 +93,15 @@ def real_pictures(folder: ImageFolder, transform: str, side: int, count: int = 0
     count = min(count or len(folder), len(folder))
     chosen = torch.randperm(len(folder), generator=draws.generator(seed, 0, "real pictures"))[:count].sort().values.tolist()
 
+    def picture(i: int) -> np.ndarray:
+        whole = read_cropped(folder, i, TRANSFORMS[transform])
+        with naming(folder, i):
+            ready = TRANSFORMS[transform].resize(whole, side, False)
+        return through_jpeg(ready) if published else ready
+
     def load(indices: Sequence[int]) -> np.ndarray:
-        ready = (TRANSFORMS[transform].resize(read_cropped(folder, chosen[i], TRANSFORMS[transform]), side, False) for i in indices)
-        return np.stack([through_jpeg(picture) if published else picture for picture in ready])
+        with ThreadPoolExecutor() as pool:
+            return np.stack(list(pool.map(picture, [chosen[i] for i in indices])))
 
     return PictureSet(count, content_key(folder, f"{transform} {side} {published} {chosen if count < len(folder) else 'all'}"), load)
 

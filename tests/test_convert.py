@@ -11,6 +11,9 @@ from torch import nn
 
 from common import checkpoint
 from common.errors import InputError
+from common.gan import Ema
+from gof import model as gof_model
+from gof.model import Generator
 from scripts.convert import ConvertConfig, main
 from sof.model import SOF, ModelConfig, export_published
 from tests.foreign import torch_bytes
@@ -18,8 +21,8 @@ from tests.foreign import torch_bytes
 SCRIPT = Path(__file__).parents[1] / "scripts" / "convert.py"
 
 
-def convert(source: Path, target: Path) -> None:
-    main(ConvertConfig(method="sof", source=str(source), target=str(target)))
+def convert(source: Path, target: Path, method: str = "sof", **options) -> None:
+    main(ConvertConfig(method=method, source=str(source), target=str(target), **options))
 
 
 def same(a: dict, b: dict) -> bool:
@@ -92,3 +95,50 @@ def test_what_does_not_fit_is_refused(tmp_path, model):
         with pytest.raises(InputError, match=target):
             convert(tmp_path / "in.pth", tmp_path / target)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*files, "in.pth"])
+
+
+# GOF
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    torch.manual_seed(0)
+    return Generator(gof_model.ModelConfig()).eval()
+
+
+def test_a_generator_there_and_back(tmp_path, generator):
+    """The authors' state dict, ours with options and average code, and theirs again: the same tensors under the same names."""
+    (tmp_path / "generator.pth").write_bytes(torch_bytes(generator.state_dict()))
+    convert(tmp_path / "generator.pth", tmp_path / "ours.safetensors", "gof", curriculum="CelebA")
+    loaded = gof_model.load(tmp_path / "ours.safetensors")
+    assert loaded.config == gof_model.load(tmp_path / "generator.pth", "CelebA").config and same(loaded.state_dict(), generator.state_dict())
+    assert "average" in checkpoint.open_checkpoint(tmp_path / "ours.safetensors").data and torch.equal(loaded.average[0], generator.average[0])
+    convert(tmp_path / "ours.safetensors", tmp_path / "back_generator.pth", "gof")
+    assert same(torch.load(tmp_path / "back_generator.pth", weights_only=True), generator.state_dict())
+    convert(tmp_path / "ours.safetensors", tmp_path / "half.safetensors", "gof", half=True)
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.55 * (tmp_path / "ours.safetensors").stat().st_size
+    for key, value in gof_model.load(tmp_path / "half.safetensors").state_dict().items():
+        torch.testing.assert_close(value, generator.state_dict()[key], rtol=1e-3, atol=1e-6)
+
+
+def test_a_run_gives_its_averaged_weights_and_keeps_its_options(tmp_path):
+    config = gof_model.ModelConfig(hidden_dim=8, latent_dim=4, white_back=True)
+    raw, averaged = Generator(config), Generator(config)
+    state, options = {"generator": raw.state_dict(), "ema": Ema(averaged, 0.9).state_dict()}, gof_model.model_options(raw) | {"img_size": [8, 16]}
+    checkpoint.save(tmp_path / "run" / "checkpoints" / "step_00000007.pt", {"step": 7, "config": options, "state": state})
+    convert(tmp_path / "run", tmp_path / "ours.safetensors", "gof")
+    assert same(gof_model.load(tmp_path / "ours.safetensors").state_dict(), averaged.state_dict())
+    assert checkpoint.open_checkpoint(tmp_path / "ours.safetensors").config["img_size"] == [8, 16]
+    with pytest.raises(InputError, match="published size"):
+        convert(tmp_path / "ours.safetensors", tmp_path / "generator.pth", "gof")
+
+
+def test_generators_that_do_not_fit_are_refused(tmp_path, generator, model):
+    (tmp_path / "generator.pth").write_bytes(torch_bytes(generator.state_dict()))
+    (tmp_path / "sof.pth").write_bytes(torch_bytes({"model": model.state_dict()}))
+    checkpoint.export_safetensors(tmp_path / "sof.safetensors", {"model": model.state_dict()}, {})
+    for source, method, curriculum, words in (("generator.pth", "gof", None, "--curriculum"), ("generator.pth", "gof", "pigan_CARLX", "pigan_CARLX"),
+                                              ("sof.safetensors", "gof", None, "missing"), ("sof.pth", "gof", "CelebA", "sof.pth"),
+                                              ("sof.pth", "sof", "CelebA", "--curriculum")):
+        with pytest.raises(InputError, match=words):
+            convert(tmp_path / source, tmp_path / "out.safetensors", method, curriculum=curriculum)
+    assert not (tmp_path / "out.safetensors").exists()
