@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from common.checkpoint import load_strict, open_checkpoint
 from common.errors import InputError
 from common.labels import PAINTER_LABELS, SOF_TO_PAINTER
-from common.layers.stylegan2 import EqualConv2d, EqualLinear, conv2d_per_sample, fir_kernel, leaky_relu, modulated_weights, unit_second_moment, upfirdn2d
+from common.layers.fir import fir_kernel, upfirdn2d
+from common.layers.stylegan2 import EqualConv2d, EqualLinear, conv2d_per_sample, leaky_relu, modulated_weights, unit_second_moment
 from common.published import tensors
 
 LABEL_SIDE, ENCODER_SIDE, FIRST_SIDE = 128, 32, 4             # label maps are resized to the first, encoded from the second down to the third
@@ -192,7 +193,7 @@ class Painter(nn.Module):
     def __init__(self, config: PainterConfig):
         super().__init__()
         self.config, widths, dim = config, config.widths, config.style_dim
-        mapping = [EqualLinear(dim, dim, lr_mul=MAPPING_LR, activate=True) for _ in range(config.mapping_layers)]
+        mapping = [EqualLinear(dim, dim, lr_mul=MAPPING_LR, activation="lrelu") for _ in range(config.mapping_layers)]
         self.style = nn.Sequential(PixelNorm(2 if config.split_norm else 1), *mapping)
         self.segEncoder = nn.Sequential(*(DownBlock(a, b) for a, b in pairwise((config.classes, *config.encoder))))
         self.conv1 = StyledConv(config.encoder[-1], widths[0], dim)

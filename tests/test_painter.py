@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from common.errors import InputError
-from common.layers.stylegan2 import fir_kernel
+from common.layers.fir import fir_kernel
 from sof import painter as painters
 from sof.painter import Painter, PainterConfig, condition_labels, published_widths
 from sof.styles import REGIONS, choose, in_region, mean_code, region, region_by_region, style_codes

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.layers.stylegan2 import EqualConv2d, EqualLinear, conv2d_per_sample, fir_kernel, leaky_relu, modulated_weights, unit_second_moment, upfirdn2d
+from common.layers.fir import fir_kernel, upfirdn2d
+from common.layers.stylegan2 import EqualConv2d, EqualLinear, conv2d_per_sample, leaky_relu, modulated_weights, unit_second_moment
 
 
 def normal(*shape, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
@@ -95,7 +96,7 @@ def test_equalised_layers_keep_unit_variance_whatever_their_width_and_rate():
     conv = EqualConv2d(30, 20, 3, stride=2, padding=1)
     z = torch.randn(2, 30, 40, 40)
     assert conv(z).shape == (2, 20, 20, 20) and conv(z)[:, :, 1:-1, 1:-1].std().item() == pytest.approx(1, rel=0.05)
-    active = EqualLinear(300, 200, activate=True)
+    active = EqualLinear(300, 200, activation="lrelu")
     torch.testing.assert_close(active(x), leaky_relu(x @ active.weight.t() / math.sqrt(300), active.bias))
 
 
