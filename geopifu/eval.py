@@ -11,23 +11,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from common.config import option, run_program
 from common.errors import InputError
 from common.meshes import Mesh
-from common.ranks import device_of
-from geopifu import meshes, metrics, published
+from geopifu import meshes, metrics
 from geopifu.data import Frames, read_voxels
-from geopifu.geometry import calibration, canonicalise, to_view
+from geopifu.geometry import canonicalise, to_view
 from geopifu.layout import read_config, read_mask, read_rgb, rotation_of_frame, shard
-from geopifu.model import GeoPIFu, ModelConfig
-from geopifu.options import DataConfig
+from geopifu.model import ModelConfig
+from geopifu.reconstruct import FrameConfig, FramesConfig, frame_options, mesh_path, opened, wanted, write_frame
 from geopifu.render_data import write_json
 from geopifu.scans import read_obj, read_scan, rerooted
 
@@ -39,26 +37,17 @@ NORMALS = ("norm_cos_dis_ft", "norm_l2_dis_ft")
 
 
 @dataclass
-class EvalConfig(DataConfig):
-    """Options of geopifu/eval.py."""
+class EvalConfig(FramesConfig):
+    """Options of geopifu/eval.py; with a checkpoint, what is missing in resultsDir is reconstructed."""
 
-    checkpoint: list[str] = option([], "run folder, checkpoint or author's file, or two, netG's and netV's: reconstruct what is missing in resultsDir")
     resultsDir: str = option("", "folder of meshes and figures; empty: eval/ in the first checkpoint's run folder")
-    split: str = option("test", "which frames: test, train, all", choices=("test", "train", "all"))
     mean_body: int = option(0, "instead of a checkpoint: the mean of the voxels of so many training frames, for every photo", low=0)
-    give_idx: list[int] = option([], "these frames alone")
-    num_skip_frames: int = option(1, "of every so many groups of four views one is measured", low=1)
-    splitNum: int = option(1, "the frames are split into so many chunks", low=1)
-    splitIdx: int = option(0, "this process measures this chunk, from 0", low=0)
-    resolution_x: int = option(171, "grid of the meshes that are made", low=2)
-    resolution_y: int = option(256, "grid of the meshes that are made", low=2)
-    resolution_z: int = option(171, "grid of the meshes that are made", low=2)
-    device: str = option("auto", "auto, cpu, cuda or cuda:NUMBER, of the networks")
 
 
 def main(config: EvalConfig) -> None:
     """Measure the frames of a split; print the table and write the means."""
     results = results_folder(config)
+    config = replace(config, resultsDir=str(results))
     estimate, options = estimator(config)
     frames = Frames(options, config.split)
     chosen = wanted(config, frames)
@@ -70,17 +59,9 @@ def main(config: EvalConfig) -> None:
     for i in tqdm(todo, desc="frames", unit="frame", disable=not todo, dynamic_ncols=True):
         frame = frames.numbers[i]
         if i in unmade:
-            try:
-                estimate(frames, i, mesh_path(results, frame))
-            except InputError as error:
-                raise InputError(f"frame {frame}: {error}") from None
+            estimate(frames, i)
         keep(results, frame, measured(config, frame, mesh_path(results, frame)))
     summarise(results, [frames.numbers[i] for i in chosen])
-
-
-def mesh_path(results: Path, frame: int) -> Path:
-    """The release's file of a frame's mesh."""
-    return results / f"{frame:06d}_meshRefined.obj"
 
 
 def results_folder(config: EvalConfig) -> Path:
@@ -93,47 +74,18 @@ def results_folder(config: EvalConfig) -> Path:
     return (first if first.is_dir() else first.parent) / "eval"
 
 
-def wanted(config: EvalConfig, frames: Frames) -> list[int]:
-    """The places of the frames to measure. Raises InputError for frames that the split does not have."""
-    missing = set(config.give_idx) - set(frames.numbers)
-    if missing:
-        raise InputError(f"--give_idx {min(missing)}: not a frame of the {config.split} split")
-    given = set(config.give_idx or frames.numbers)
-    return [i for i, n in enumerate(frames.numbers) if n in given and n // 4 % config.num_skip_frames == 0]
-
-
 # Estimates
 
-@dataclass
-class FrameConfig(ModelConfig, DataConfig):
-    """What frames are read with: the model's sizes, the user's folders."""
-
-
-def estimator(config: EvalConfig) -> tuple[Callable[[Frames, int, Path], None] | None, FrameConfig]:
+def estimator(config: EvalConfig) -> tuple[Callable[[Frames, int], object] | None, FrameConfig]:
     """(what writes the mesh of a frame, if anything does, the options that frames are read with)."""
-    data = {field.name: getattr(config, field.name) for field in fields(DataConfig)} | {"num_sample_inout": 0}
-    options = lambda model: FrameConfig(**vars(model), **data)
     if config.mean_body:
         mesh = mean_body(config)
-        return lambda frames, i, path: meshes.write_obj(path, mesh, np.full_like(mesh.vertices, 0.5)), options(ModelConfig())
+        gray = np.full_like(mesh.vertices, 0.5)
+        return lambda frames, i: meshes.write_obj(mesh_path(config.resultsDir, frames.numbers[i]), mesh, gray), frame_options(config, ModelConfig())
     if not config.checkpoint:
-        return None, options(ModelConfig())
-    model, _ = published.load(*config.checkpoint, device=device_of(config.device))
-    return lambda frames, i, path: reconstruct(config, model, frames, i, path), options(model.config)
-
-
-@torch.no_grad()
-def reconstruct(config: EvalConfig, model: GeoPIFu, frames: Frames, i: int, path: Path) -> None:
-    """Write the mesh that the model makes of a frame's photo, in its own view."""
-    item, device = frames.item(i, 0), next(model.parameters()).device
-    photo = item["img"][:1].to(device)
-    voxels = item["deepVoxels"][None].to(device) if "deepVoxels" in item else None
-    if model.netG is None:
-        mesh = meshes.coarse_surface(model.netV.occupancy(model.latents(photo))[0, 0], model.config.published_voxels)
-    else:
-        resolution = (config.resolution_x, config.resolution_y, config.resolution_z)
-        mesh = meshes.body(model, model.scene(photo, voxels=voxels), resolution)
-    meshes.write_obj(path, mesh, meshes.vertex_colors(mesh.vertices, photo[0], torch.from_numpy(calibration(0)), model.config.published_pixels))
+        return None, frame_options(config, ModelConfig())
+    model = opened(config)
+    return lambda frames, i: write_frame(config, model, frames, i), frame_options(config, model.config)
 
 
 def mean_body(config: EvalConfig) -> Mesh:
