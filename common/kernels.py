@@ -34,6 +34,16 @@ def accumulate(alphas: Tensor, colors: Tensor, depths: Tensor, last_back: bool) 
 
 # The sine
 
+def sine_(x: Tensor) -> Tensor:
+    """sin x in the place of x, without gradient. On one or two threads of a CPU numpy's, which takes less than half the time of torch's (float32, 1e-7)."""
+    if x.is_cuda or x.dtype != torch.float32 or torch.get_num_threads() > 2:
+        return x.sin_()
+    import numpy
+
+    numpy.sin(x.numpy(), out=x.numpy())
+    return x
+
+
 class _Sine(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, bias: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from common.volume import composite, density_alphas, occupancy_alphas
 
 MISS = 1.0                                                    # depth where no surface is found: from the unit sphere to its centre
 TAU_LIMIT = 1e-4
+SPAN = 6                                                      # samples that a ray is asked for at once where it may stop
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class March:
     white_back: bool = False
     fill_mode: str | None = None
     lock_view: bool = False                                   # colours as seen along (0, 0, -1)
+    stop: float = 0.0                                         # without gradient: samples that get less light than this are not asked for
     published_depth: bool = False
 
 
@@ -71,7 +73,7 @@ def march(field: Field, density: Density, origins: Tensor, directions: Tensor, o
 
     The surface and the fine samples are found without gradient; what is composited carries it (pi-GAN sec. 3.3, GOF sec. 3.3).
     """
-    ask = _Rays(field, density, origins, directions, options.lock_view)
+    ask = Rays(field, density, origins, directions, options.lock_view)
     depths = torch.linspace(options.near, options.far, options.coarse, dtype=origins.dtype, device=origins.device).expand(*origins.shape[:2], -1)
     if draws.coarse is not None:
         depths = jitter(depths, draws.coarse)
@@ -81,20 +83,37 @@ def march(field: Field, density: Density, origins: Tensor, directions: Tensor, o
             coarse_logits = ask.density(depths)
             found = search_surface(ask.density, coarse_logits, depths, options)
             samples = surface_samples(found, options, draws.surface)
+            if options.fine:
+                samples = torch.cat([samples, fine_samples(coarse_logits, depths, options, draws)], dim=-1).sort(dim=-1).values
+        logits, colors = ask.field(samples) if torch.is_grad_enabled() or not options.stop else front_to_back(ask, samples, options)
     else:
-        coarse_logits, coarse_colors = ask.field(depths)
-        samples = depths
-    logits, colors = ask.field(samples) if options.surface else (coarse_logits, coarse_colors)
-    if options.fine:
-        fine = fine_samples(coarse_logits.detach(), depths, options, draws)
-        fine_logits, fine_colors = ask.field(fine)
-        samples, order = torch.cat([samples, fine], dim=-1).sort(dim=-1)
-        logits = torch.cat([logits, fine_logits], dim=-1).gather(-1, order)
-        colors = torch.cat([colors, fine_colors], dim=-2).gather(-2, order[..., None].expand(*order.shape, 3))
+        samples, (logits, colors) = depths, ask.field(depths)
+        if options.fine:
+            fine = fine_samples(logits.detach(), depths, options, draws)
+            fine_logits, fine_colors = ask.field(fine)
+            samples, order = torch.cat([samples, fine], dim=-1).sort(dim=-1)
+            logits = torch.cat([logits, fine_logits], dim=-1).gather(-1, order)
+            colors = torch.cat([colors, fine_colors], dim=-2).gather(-2, order[..., None].expand(*order.shape, 3))
     last_noise = draws.final_noise if options.fine else draws.coarse_noise
     seen = composite(alphas_of(logits, samples, options, last_noise), colors, samples, options.last_back, options.white_back, options.fill_mode,
                      options.published_depth)
     return seen | {"logits": logits, "sample_colors": colors, "sample_depths": samples} | found
+
+
+def front_to_back(ask: Rays, depths: Tensor, options: March) -> tuple[Tensor, Tensor]:
+    """The occupancy field's logits (1, R, S) and colours (1, R, S, 3) at depths (1, R, S), span by span: a ray that lets less than `stop` of the light through
+    is not asked further; what is not asked is empty and black. One scene at a time.
+    """
+    assert len(depths) == 1, "rays of one scene end at different samples"
+    logits, colors = torch.full_like(depths, -torch.inf), depths.new_zeros(*depths.shape, 3)
+    light, some = torch.ones_like(depths[0, :, 0]), torch.arange(depths.shape[1], device=depths.device)
+    for span in torch.arange(depths.shape[-1], device=depths.device).split(SPAN):
+        at = (0, some[:, None], span)
+        part, seen = ask.pick(some).field(depths[at][None])
+        logits[at], colors[at] = part[0], seen[0]
+        light = light * (1 - occupancy_alphas(part[0])).prod(dim=-1)
+        some, light = some[light >= options.stop], light[light >= options.stop]
+    return logits, colors
 
 
 def alphas_of(logits: Tensor, depths: Tensor, options: March, noise: Tensor | float = 0.0) -> Tensor:
@@ -133,7 +152,7 @@ def fine_samples(logits: Tensor, depths: Tensor, options: March, draws: Draws) -
 
 
 @dataclass(frozen=True)
-class _Rays:
+class Rays:
     """A field asked at depths (B, R, S) along rays."""
 
     call: Field
@@ -141,6 +160,10 @@ class _Rays:
     origins: Tensor
     directions: Tensor
     lock_view: bool
+
+    def pick(self, some: Tensor) -> Rays:
+        """Some of the rays (R,)."""
+        return replace(self, origins=self.origins[:, some], directions=self.directions[:, some])
 
     def points(self, depths: Tensor) -> Tensor:
         return (self.origins[:, :, None] + self.directions[:, :, None] * depths[..., None]).flatten(1, 2)

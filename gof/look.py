@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from gof.model import Generator, march_options, shoot
 from gof.paths import steps
 
 TILT = 0.5                                                    # yaw, radians, of a sheet's tilted view
+DARK = 1e-5                                                   # share of a ray's light: who gets less is not asked for; 0.003 of a gray level
 FLAT = 1e-5                                                   # the least range that is stretched, as torchvision's
 
 
@@ -52,7 +53,8 @@ def look(generator: Generator, scene: Scene, angles: Tensor, side: int, by: Marc
     """What cameras [pitch, yaw] (N, 2) see of one scene: {name: (N, side, side, ...)} of `shoot`, `chunk` rays at once, without any random draw."""
     fov = generator.config.fov if fov is None else fov
     cameras: Cameras = pigan_cameras(angles.to(generator.siren.final_layer.weight), fov, side)
-    return render(partial(shoot, generator, scene, by or march_options(generator.config)), cameras, side, side, chunk)
+    by = replace(by or march_options(generator.config), stop=DARK)
+    return render(partial(shoot, generator, scene, by), cameras, side, side, chunk)
 
 
 def shoot_surface(generator: Generator, scene: Scene, by: March, cameras: Cameras, uv: Tensor) -> dict[str, Tensor]:

@@ -193,3 +193,26 @@ def test_tau_moves_the_surface():
     at = lambda depths: density((origins[:, :, None] + directions[:, :, None] * depths[..., None]).flatten(1, 2)).view(depths.shape)
     surface = lambda tau: search_surface(at, at(depths), depths, March(tau=tau, search_steps=12))["surface_depth"]
     assert (surface(0.2) < surface(0.5)).all() and (surface(0.5) < surface(0.8)).all()
+
+
+@pytest.mark.parametrize("white, last", [(True, False), (False, True)])
+def test_what_gets_no_light_is_not_asked_for(white, last):
+    origins, directions = frontal_rays()
+    field, density = ball(0.08)
+    asked = []
+
+    def counted(points, toward):
+        asked.append(points.shape[1])
+        return field(points, toward)
+
+    options = March(surface=12, fine=12, interval=0.05, white_back=white, last_back=last)
+    with torch.no_grad():
+        whole = march(counted, density, origins, directions, options)
+        of_all, before = sum(asked), len(asked)
+        short = march(counted, density, origins, directions, replace(options, stop=1e-5))
+    for name in ("colors", "depth", "opacity", "surface_depth"):
+        torch.testing.assert_close(short[name], whole[name], atol=3e-5, rtol=0)
+    assert of_all == 64 * 24 and sum(asked[before:]) < 0.8 * of_all
+    asked.clear()
+    march(counted, density, origins, directions, replace(options, stop=1e-5))     # with gradient everything is asked for
+    assert sum(asked) == of_all

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from common.kernels import sine_
 from common.layers.siren import FilmLayer, fold, sine_layer
 from common.pigan import BOX_SIDE, NETWORKS, Siren, SirenConfig, average_codes, truncate
 
@@ -119,3 +120,13 @@ def test_the_average_code_is_always_the_same_and_truncation_moves_towards_it():
     assert all(torch.allclose(t, a.expand_as(t)) for t, a in zip(truncate(codes, first, 0.0), first))
     for half, code, mean in zip(truncate(codes, first, 0.5), codes, first):
         torch.testing.assert_close(half, (code + mean) / 2)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_sine_of_each_number_of_threads(threads):
+    before, x = torch.get_num_threads(), torch.linspace(-200, 200, 100_001)
+    try:
+        torch.set_num_threads(threads)
+        torch.testing.assert_close(sine_(x.clone()), x.double().sin().float(), atol=2e-7, rtol=0)
+    finally:
+        torch.set_num_threads(before)
