@@ -26,8 +26,10 @@ from common.pigan import NETWORKS, Scene, Siren, SirenConfig, average_codes
 from common.rays import camera_rays
 from common.volume import ACTIVATIONS
 from sem2nerf import published
+from sem2nerf.data import LAYOUTS, View, published_crop
 from sem2nerf.labels import MERGES, classes
 from sem2nerf.patches import patch_rays, whole_rays
+from sem2nerf.pictures import Crop
 from sem2nerf.swin import SwinConfig, SwinEncoder
 
 Codes = tuple[Tensor, Tensor]
@@ -58,6 +60,9 @@ class DecoderConfig:
 class ModelConfig(DecoderConfig):
     """What a model is."""
 
+    dataset_type: str = option("celebahq_seg_to_3dface", "layout of the data set", choices=LAYOUTS)
+    image_load_size: int | None = option(None, "side that masks and pictures are scaled to; 0: nothing is cropped; empty: as published for the data set", low=0)
+    image_crop_size: int | None = option(None, "side of their middle that is kept", low=0)
     use_merged_labels: bool = option(True, "left and right parts are one label; for cats, the body is background")
     use_contour: bool = option(True, "the encoder also sees the contours of the regions and the distance to them")
     label_nc: int | None = option(None, "labels; empty: as many as the data set has", low=1)
@@ -67,6 +72,7 @@ class ModelConfig(DecoderConfig):
     depths: list[int] = option([2, 2, 6, 2], "blocks of its stages", low=1)
     num_heads: list[int] = option([3, 6, 12, 24], "attention heads of its stages", low=1)
     window_size: int = option(7, "side of the windows within which its tokens attend", low=1)
+    drop_path_rate: float = option(0.2, "stochastic depth in training: how often the encoder's last block is left out", low=0)
     start_from_latent_avg: bool = option(True, "codes are offsets from the decoder's average code")
     published_contour: bool = option(False, "the release's defect: the smallest label that is there gets no contour, background or not")
 
@@ -79,17 +85,23 @@ PRESETS = {
 }
 
 
-def resolve(config: ModelConfig, of_file: dict, where: str = "") -> ModelConfig:
+def resolve(config: ModelConfig, of_file: dict, where: str = "", side: int = 512) -> ModelConfig:
     """The config with every empty option filled in: as the decoder's file says, else as the preset. Raises InputError for what contradicts another.
 
-    `of_file` are the options of a decoder's or a model's file `where`, which no flag may contradict.
+    `of_file` are the options of a decoder's file `where`, which no flag may contradict; `side` is that of the targets, by which the published crop goes.
     """
     for name, stored in of_file.items():
         given = getattr(config, name)
         if given is not None and given != stored:
             raise InputError(f"--{name} {given}: {where} was made with {stored}")
-    label_nc = classes(config.pigan_curriculum_type, config.use_merged_labels)
-    filled = PRESETS[config.pigan_curriculum_type] | of_file | {"label_nc": label_nc, "input_nc": label_nc + 2 * config.use_contour}
+    layout, label_nc = LAYOUTS[config.dataset_type], classes(config.pigan_curriculum_type, config.use_merged_labels)
+    if layout.env != config.pigan_curriculum_type:
+        raise InputError(f"--pigan_curriculum_type {config.pigan_curriculum_type}: --dataset_type {config.dataset_type} has the labels of {layout.env}")
+    if bool(config.image_load_size) != bool(config.image_crop_size) or (config.image_load_size or 0) < (config.image_crop_size or 0):
+        raise InputError(f"--image_crop_size {config.image_crop_size}: expected the smaller of a pair with --image_load_size {config.image_load_size}")
+    crop = published_crop(layout, side) or Crop(0, 0)
+    filled = PRESETS[config.pigan_curriculum_type] | of_file | {"label_nc": label_nc, "input_nc": label_nc + 2 * config.use_contour,
+                                                                      "image_load_size": crop.load, "image_crop_size": crop.size}
     for name in ("label_nc", "input_nc"):
         if getattr(config, name) not in (None, filled[name]):
             raise InputError(f"--{name} {getattr(config, name)}: {config.pigan_curriculum_type} with --use_merged_labels {config.use_merged_labels} and "
@@ -107,7 +119,7 @@ class Sem2NeRF(nn.Module):
         total = (config.layers + 1) * config.hidden_dim
         self.encoder = SwinEncoder(SwinConfig(
             in_chans=config.input_nc, num_classes=2 * total, img_size=config.src_input_size, embed_dim=config.embed_dim, depths=tuple(config.depths),
-            num_heads=tuple(config.num_heads), window_size=config.window_size))
+            num_heads=tuple(config.num_heads), window_size=config.window_size, drop_path_rate=config.drop_path_rate))
         self.register_buffer("latent_avg", torch.zeros(2, total))
         self.decoder.requires_grad_(False)
 
@@ -144,6 +156,13 @@ def siren_config(config: DecoderConfig) -> SirenConfig:
     return replace(NETWORKS[config.model], hidden=config.hidden_dim, layers=config.layers, latent=config.pigan_zdim)
 
 
+def view_of(config: ModelConfig, target: int = 512) -> View:
+    """How a resolved model sees masks, and pictures at target x target."""
+    crop = Crop(config.image_load_size, config.image_crop_size) if config.image_load_size else None
+    return View(config.pigan_curriculum_type, config.label_nc, config.use_merged_labels, config.use_contour, config.src_input_size, target, crop,
+                config.published_contour)
+
+
 # Codes
 
 def with_average(codes: Codes, average: Codes | None) -> Codes:
@@ -152,23 +171,19 @@ def with_average(codes: Codes, average: Codes | None) -> Codes:
 
 
 def mixed(codes: Codes, other: Codes, blocks: list[int], width: int) -> Codes:
-    """Codes (B, total) whose blocks of `width` numbers, a block a layer, are those of other codes (B or 1, total); the last block colours.
-
-    Raises InputError for a block that is not there.
-    """
-    if blocks and not 0 <= min(blocks) <= max(blocks) < codes[0].shape[1] // width:
-        raise InputError(f"--latent_mask: the decoder has blocks 0 to {codes[0].shape[1] // width - 1}, not {', '.join(map(str, blocks))}")
+    """Codes (B, total) whose blocks of `width` numbers, a block a layer, are those of other codes (B or 1, total); the last block colours."""
     chosen = torch.zeros(codes[0].shape[1] // width, dtype=torch.bool, device=codes[0].device)
     chosen[blocks] = True
     return tuple(torch.where(chosen.repeat_interleave(width), new, code) for code, new in zip(codes, other))
 
 
-def blocks_of(text: str | None) -> list[int]:
-    """The blocks that a flag such as 6,7,8 names. Raises InputError."""
-    words = [word for word in (text or "").split(",") if word.strip()]
-    if not all(word.strip().isdecimal() for word in words):
-        raise InputError(f"--latent_mask {text}: expected numbers of blocks, as 6,7,8")
-    return [int(word) for word in words]
+def blocks_of(text: str | None, layers: int) -> list[int]:
+    """The blocks that a --latent_mask such as 6,7,8 names: "last" the one that colours, None none. Raises InputError for one that the decoder has not."""
+    words = [word.strip() for word in (text or "").split(",") if word.strip()]
+    blocks = [layers] if words == ["last"] else [int(word) if word.isdecimal() else -1 for word in words]
+    if not all(0 <= block <= layers for block in blocks):
+        raise InputError(f"--latent_mask {text}: expected blocks from 0 to {layers}, as 6,7,8; or last, which colours; or none")
+    return blocks
 
 
 # Pictures
@@ -215,7 +230,7 @@ def as_pictures(colors: Tensor, side: int) -> Tensor:
 def decoder_options(opened: Opened) -> dict:
     """What a decoder's file says of itself, by the names of DecoderConfig; an author's says nothing."""
     stored = opened.config or {}
-    names = {field.name for field in fields(DecoderConfig)} - {"pigan_curriculum_type", "interval", "hidden_dim"}
+    names = {field.name for field in fields(DecoderConfig)} - {"pigan_curriculum_type", "hidden_dim"}
     found = {name: value for name, value in stored.items() if name in names and value is not None}
     renamed = {"latent_dim": "pigan_zdim", "interval_min": "interval"}
     found |= {name: stored[theirs] for theirs, name in renamed.items() if theirs in stored}

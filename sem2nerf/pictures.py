@@ -1,7 +1,8 @@
 """Masks and targets as the network sees them, and what is shown of its pictures.
 
-    planes = encoder_planes(labels, 16, crop)                 (L + 2, 224, 224): one-hot labels, contours, distances
-    target = target_picture(picture, crop, 128)               (3, 128, 128) in [-1, 1]
+    planes = [resized_labels(plane, crop, 224) for plane in label_planes(labels, 16)]         labels, contours, distances
+    x = encoder_input(planes, 16)                                                             (B, 18, 224, 224)
+    target = normalise(resized_picture(picture, crop, 128))                                   (3, 128, 128) in [-1, 1]
 
 Both see the middle of the frame: a picture is scaled to `load` pixels and its middle `size` are kept.
 """
@@ -31,10 +32,14 @@ def resized_labels(labels: np.ndarray, crop: Crop | None, side: int) -> np.ndarr
     return _transform(labels, crop, side, "NEAREST")
 
 
-def target_picture(picture: np.ndarray, crop: Crop | None, side: int) -> Tensor:
-    """A picture (H, W, 3) uint8 cropped and at side x side, (3, side, side) float32 in [-1, 1]; Pillow's bilinear, which averages where it shrinks."""
-    small = np.array(_transform(picture, crop, side, "BILINEAR"))
-    return (torch.from_numpy(small).permute(2, 0, 1) / 255 - 0.5) / 0.5
+def resized_picture(picture: np.ndarray, crop: Crop | None, side: int) -> np.ndarray:
+    """A picture (H, W, 3) uint8 cropped and at side x side, by Pillow's bilinear, which averages where it shrinks."""
+    return _transform(picture, crop, side, "BILINEAR")
+
+
+def normalise(pictures: np.ndarray) -> Tensor:
+    """uint8 (..., H, W, 3) as float32 (..., 3, H, W) in [-1, 1]."""
+    return (torch.from_numpy(np.array(pictures)).movedim(-1, -3).contiguous() / 255 - 0.5) / 0.5
 
 
 def _transform(picture: np.ndarray, crop: Crop | None, side: int, by: str) -> np.ndarray:

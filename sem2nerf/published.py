@@ -5,7 +5,6 @@ A checkpoint is {"state_dict": encoder.* and decoder.*, "opts": every option of 
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,7 +15,8 @@ from common.errors import InputError
 from common.files import replacing
 from common.published import tensors
 
-SAME_NAMES = ("pigan_curriculum_type", "pigan_zdim", "use_merged_labels", "use_contour", "label_nc", "input_nc", "src_input_size", "start_from_latent_avg")
+SAME_NAMES = ("dataset_type", "pigan_curriculum_type", "pigan_zdim", "use_merged_labels", "use_contour", "label_nc", "input_nc", "src_input_size",
+              "start_from_latent_avg")
 
 
 # Decoders
@@ -47,7 +47,9 @@ def _checkpoint(opened: Opened) -> dict:
 def options_of(opened: Opened) -> dict:
     """{option: value} of what an author's checkpoint was trained by, under our names, which are theirs. Raises InputError."""
     opts = _checkpoint(opened)["opts"]
-    return {name: opts[name] for name in SAME_NAMES if opts.get(name) is not None} | {"published_contour": True}
+    crop = {name: opts[name] for name in ("image_load_size", "image_crop_size") if type(opts.get(name)) is int and opts[name] > 0}
+    cats = opts.get("dataset_type") == "catmask_seg_to_3dface"                 # never cropped, whatever the options say
+    return {name: opts[name] for name in SAME_NAMES if opts.get(name) is not None} | {"published_contour": True} | ({} if cats else crop)
 
 
 def model_state(opened: Opened, model: nn.Module) -> dict[str, Tensor]:
@@ -67,16 +69,9 @@ def model_state(opened: Opened, model: nn.Module) -> dict[str, Tensor]:
         raise InputError(f"{where}: latent_avg's frequencies and phases are not equally many") from None
 
 
-@dataclass(frozen=True)
-class Continued:
-    """What a training goes on with: the states of a checkpoint by role, and its step."""
-
-    states: dict[str, dict]
-    step: int
-
-
-def training_states(opened: Opened, state: dict) -> Continued:
-    """{role: state dict} for a training's `state` {"model", "discriminator", "optimizer", "optimizer_D"}, what the file lacks left out. Raises InputError."""
+def training_states(opened: Opened, state: dict) -> tuple[dict[str, dict], int]:
+    """{role: state dict} for a training's `state` {"model", "discriminator", "optimizer", "optimizer_D"}, what the file lacks left out; and the step
+    to go on at. Raises InputError."""
     data, where = _checkpoint(opened), str(opened.path)
     found = {"model": model_state(opened, state["model"])}
     if "dis_state_dict" in data and "discriminator" in state:
@@ -87,7 +82,7 @@ def training_states(opened: Opened, state: dict) -> Continued:
     step = data.get("global_step", 0)
     if type(step) is not int or step < 0:
         raise InputError(f"{where}: global_step {step!r} is no number of a step")
-    return Continued(found, step + 1)
+    return found, step + 1
 
 
 def optimizer_state(data: dict, optimizer: torch.optim.Optimizer, where: str) -> dict:

@@ -13,7 +13,7 @@ from common.march import Draws, March, march
 from sem2nerf.build_masks import combine
 from sem2nerf.labels import color_table, colored, merge, palette
 from sem2nerf.patches import crop, diagonal_shifts, least_scale, patch_rays, pattern, scales_of, whole_rays
-from sem2nerf.pictures import Crop, encoder_input, label_planes, overlay, published_row, resized_labels, rounded, target_picture, truncated
+from sem2nerf.pictures import Crop, encoder_input, label_planes, normalise, overlay, published_row, resized_labels, resized_picture, rounded, truncated
 from sem2nerf.poses import parse_poses, pose_of, random_candidates, trajectory
 from tests.golden.sof_adapters import numpy, tensors
 
@@ -47,7 +47,8 @@ def contour(config: dict, params: dict, inputs: dict) -> dict:
 
 
 def target_images(config: dict, params: dict, inputs: dict) -> dict:
-    return numpy({name: target_picture(inputs[variant["input"]], cropped(variant), variant["output_size"]) for name, variant in config["variants"].items()})
+    resized = lambda variant: resized_picture(inputs[variant["input"]], cropped(variant), variant["output_size"])
+    return numpy({name: normalise(resized(variant)) for name, variant in config["variants"].items()})
 
 
 def build_mask(config: dict, params: dict, inputs: dict) -> dict:
