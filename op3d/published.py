@@ -127,9 +127,9 @@ def generator_config(init_kwargs: dict, rendering: dict | None = None, planes: b
     if "sr_module" in values:
         values["sr_module"] = str(values["sr_module"]).rpartition(".")[2]
     limits = {name: None if rendering.get(name) == "auto" else rendering.get(name, "missing") for name in ("ray_start", "ray_end")}
-    clamp = init_kwargs.get("conv_clamp", UNLESS_SAID["conv_clamp"])                # None is a value
-    sees = not rendering.get("c_gen_conditioning_zero", False)
-    return options.from_dict(ModelConfig, UNLESS_SAID | values | limits | {"model": "op3d" if planes else "eg3d", "conv_clamp": clamp, "gen_pose_cond": sees}, where)
+    changed = {"model": "op3d" if planes else "eg3d", "gen_pose_cond": not rendering.get("c_gen_conditioning_zero", False),
+               "conv_clamp": init_kwargs.get("conv_clamp", UNLESS_SAID["conv_clamp"])}                # None is a value
+    return options.from_dict(ModelConfig, UNLESS_SAID | values | limits | changed, where)
 
 
 def make_discriminator(init_kwargs: dict, label_dim: int | None = None) -> Discriminator:

@@ -39,7 +39,8 @@ def marching(config: dict, params: dict, inputs: dict) -> dict:
             depth = clamped(seen["depth"], depths, depths)
             result |= {f"{name}.rgb": seen["colors"], f"{name}.depth": depth[..., None], f"{name}.weights": seen["weights"][..., None]}
         elif "near" in variant:
-            limits = (inputs[value][..., 0] if isinstance(value, str) else torch.full(jitter.shape[:2], float(value)) for value in (variant["near"], variant["far"]))
+            ends = variant["near"], variant["far"]
+            limits = (inputs[end][..., 0] if isinstance(end, str) else torch.full(jitter.shape[:2], float(end)) for end in ends)
             result[name] = stratified(*limits, variant["samples"], jitter, variant["disparity_space_sampling"])[..., None]
         elif variant.get("deterministic"):
             u = torch.linspace(0, 1, variant["samples"]).expand(len(inputs["bins"]), -1)
