@@ -197,7 +197,7 @@ def test_tau_moves_the_surface():
 
 @pytest.mark.parametrize("white, last", [(True, False), (False, True)])
 def test_what_gets_no_light_is_not_asked_for(white, last):
-    origins, directions = frontal_rays()
+    origins, directions = frontal_rays(spread=0.06)
     field, density = ball(0.08)
     asked = []
 
