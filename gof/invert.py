@@ -54,7 +54,7 @@ class Fit:
     weight_decay: float = option(1e-4, "Adam's weight decay, towards the code it began at", low=0)
     noise_scale: float = option(0.03, "deviation of the noise on the codes at the first step; it falls to 0", low=0)
     opt_cam: bool = option(True, "find the camera too; false: it is where it began")
-    lr_cam: float = option(5e-3, "Adam's learning rate of the cameras, radians", low=0)
+    lr_cam: float = option(2e-2, "Adam's learning rate of the cameras, radians", low=0)
     rays: int = option(1024, "pixels drawn of each picture and step; 0: all of them, as released", low=0)
     restarts: int = option(1, "starts of which each picture's best is kept: the mean code, then random ones; with opt_cam from other sides", low=1)
     seed: int = option(0, "of every draw", low=0)
