@@ -41,6 +41,11 @@ def nearest(solid, points: Tensor, farthest: float = FARTHEST, threshold: float 
     return _ask("nearest", solid, points, farthest, threshold)
 
 
+def nearest_crossed(solid, points: Tensor, farthest: float = FARTHEST) -> Nearest:
+    """The same, inside where rays cross an odd number of faces: for closed meshes whichever way they face, folded bodies for one."""
+    return _ask("crossed", solid, points, farthest)
+
+
 def closest(solid, points: Tensor, farthest: float = FARTHEST) -> Nearest:
     """The same with plain distances, never negative: several times faster, and for open meshes too."""
     return _ask("closest", solid, points, farthest)
@@ -101,6 +106,17 @@ def _warp():
             faces[i] = -1
             found[i] = wp.vec3(wp.inf, 0.0, 0.0)
 
+    def crossed(mesh, points, farthest, faces, found):
+        i = wp.tid()
+        near = wp.mesh_query_point_sign_parity(mesh, points[i], farthest, 3, 0.1)             # the majority of three rays
+        if near.result:
+            faces[i] = near.face
+            gap = wp.length(points[i] - wp.mesh_eval_position(mesh, near.face, near.u, near.v))
+            found[i] = wp.vec3(near.sign * gap, near.u, near.v)
+        else:
+            faces[i] = -1
+            found[i] = wp.vec3(wp.inf, 0.0, 0.0)
+
     def closest(mesh, points, farthest, faces, found):
         i = wp.tid()
         near = wp.mesh_query_point_no_sign(mesh, points[i], farthest)
@@ -114,5 +130,5 @@ def _warp():
     vectors = wp.array(dtype=wp.vec3)
     outputs = {"faces": wp.array(dtype=wp.int32), "found": vectors}
     nearest.__annotations__ = {"mesh": wp.uint64, "points": vectors, "farthest": wp.float32, "threshold": wp.float32} | outputs
-    closest.__annotations__ = {"mesh": wp.uint64, "points": vectors, "farthest": wp.float32} | outputs
-    return wp, {query.__name__: wp.Kernel(func=query, module=wp.get_module(__name__)) for query in (nearest, closest)}
+    closest.__annotations__ = crossed.__annotations__ = {"mesh": wp.uint64, "points": vectors, "farthest": wp.float32} | outputs
+    return wp, {query.__name__: wp.Kernel(func=query, module=wp.get_module(__name__)) for query in (nearest, crossed, closest)}

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 from common.layers.fir import downsample2d, fir_kernel, upsample2d
 
-SYM6 = (0.010892349, 0.0024683059, -0.0834316, -0.03416156, 0.34722894, 0.5569464, 0.23895217, -0.05136248, -0.014891874, 0.03162528, 0.001249961, -0.0055159335)
+SYM6 = (0.010892349, 0.0024683059, -0.0834316, -0.03416156, 0.34722894, 0.5569464, 0.23895217, -0.05136248, -0.014891874, 0.03162528, 0.001249961,
+        -0.0055159335)                                        # the wavelet's low-pass
 RIM = 3                                                       # pixels warped beyond the picture, for the filter
 QUARTER = 0.25                                                # sym6 is not centred: it moves both ends of the warp by half an upsampled pixel
 POWER = (10 / 13, 1 / 13, 1 / 13, 1 / 13)                     # of natural pictures in the four bands

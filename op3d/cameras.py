@@ -17,7 +17,7 @@ FOV = 18.837                                                  # degrees, of the 
 
 
 def eg3d_cam2world(h: Tensor, v: Tensor, pivot: Tensor | tuple, radius: Tensor | float) -> Tensor:
-    """cam2world (N, 4, 4) of azimuths h and polar numbers v (N,): on the sphere of `radius` () or (N,) about the world's origin, looking at `pivot` (3,) or (N, 3)."""
+    """cam2world (N, 4, 4) of azimuths h and polar numbers v (N,), looking at `pivot` (3,) or (N, 3) from the sphere of `radius` () or (N,) about the origin."""
     h, v = torch.broadcast_tensors(h, v.clamp(POLE, math.pi - POLE))
     polar = torch.arccos(1 - 2 * v / math.pi)
     way = torch.stack([polar.sin() * (math.pi - h).cos(), polar.cos(), polar.sin() * (math.pi - h).sin()], dim=-1)

@@ -66,9 +66,12 @@ class ModelConfig:
     density_noise: float = option(0.0, "spread of normal noise on raw densities in training", low=0)
     avg_camera_radius: float = option(2.7, "distance of the cameras from the pivot's origin")
     avg_camera_pivot: list[float] = option([0.0, 0.0, 0.2], "point that the cameras look at")
+    body_joints: int = option(24, "joints of a condition's body, the root one of them", low=1)
+    body_shapes: int = option(10, "numbers of its shape", low=0)
     published_scale: bool = option(False, "the release's defect: 2 / box_warp on the first of the three groups of planes alone")
     published_axes: bool = option(False, "EG3D's defect: its third plane repeats the axes of the second")
     published_limits: bool = option(False, "the release's defect: rays past the box end where the last of the others begins")
+    published_mesh: bool = option(False, "the release's defect: a body's distance counts twice in coarse samples")
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ OPTIONS = {name: name for name in (
     "density_noise", "avg_camera_radius", "avg_camera_pivot")} | {"superresolution_module": "sr_module", "superresolution_noise_mode": "sr_noise_mode"}
 MAPPING = {"num_layers": "map_depth", "embed_features": "embed_features", "layer_features": "layer_features"}
 UNLESS_SAID = {"cbase": 32768, "cmax": 512, "sr_num_fp16_res": 0, "conv_clamp": 256, "c_scale": 0, "published_scale": True, "published_axes": True,
-               "published_limits": True}                      # what the authors' classes do, their defects included
+               "published_limits": True, "published_mesh": True}                     # what the authors' classes do, their defects included
 
 
 @dataclass(frozen=True)
