@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.layers.fir import doubled
 from common.layers.stylegan2 import Mapping, bias_act
-from common.layers.stylegan2_blocks import Noise, SynthesisBlock, ToRgb
+from common.layers.stylegan2_blocks import Noise, SynthesisBlock, ToRgb, at_precision
 
 FIRST_SIDE = 4
 GROUPS, FEATURES = 3, 32                                      # of planes, and of a plane
@@ -40,7 +40,7 @@ class ToPlanes(ToRgb):
         """x (N, I, S, S), coordinates (N, K, D + 2L + 1) -> (N, K O, S, S), stored channels last."""
         folded = (self.weight[:, :, 0, 0] * self.styles(coordinates)[:, :, None]).flatten(1, 2)
         product = x.flatten(2).transpose(1, 2) @ folded.transpose(1, 2).to(x.dtype)
-        planes = bias_act(product.float(), self.bias.repeat(coordinates.shape[1]), clamp=self.clamp, dim=2)
+        planes = bias_act(at_precision(product), self.bias.repeat(coordinates.shape[1]), clamp=self.clamp, dim=2)
         return planes.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 

@@ -80,7 +80,7 @@ class Body:
 
     @torch.no_grad()
     def canonical(self, points: Tensor) -> Tensor:
-        """Points (B, P, 3) in the canonical pose, squeezed into the planes (B, P, 3): by their nearest vertex's blended transforms, by the root's if it is far."""
+        """Points (B, P, 3) in the canonical pose, squeezed into the planes: by the blended transforms of the nearest vertex, by the root's if that is far."""
         found = [nearest_vertices(vertices, one) for vertices, one in zip(self.vertices, points)]
         matrices = torch.stack([torch.where((gap < FAR)[:, None, None], back[index], root) for back, root, (index, gap) in zip(self.back, self.root, found)])
         moved = (matrices[..., :3, :3] @ points[..., None])[..., 0] + matrices[..., :3, 3]

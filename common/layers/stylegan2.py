@@ -213,9 +213,9 @@ class Mapping(nn.Module):
 
     def forward(self, z: Tensor | None, labels: Tensor | None) -> Tensor:
         """w (B, D) of latents (B, Z) and labels (B, L); None for what the shape does not have."""
-        parts = [unit_second_moment(z.float())] if self.shape.latent else []
+        parts = [unit_second_moment(z)] if self.shape.latent else []
         if self.shape.labels:
-            parts.append(unit_second_moment(self.embed(labels.float())))
+            parts.append(unit_second_moment(self.embed(labels)))
         w = torch.cat(parts, dim=1)
         for i in range(self.shape.layers):
             w = self.get_submodule(f"fc{i}")(w)
@@ -231,4 +231,4 @@ class Mapping(nn.Module):
     @torch.no_grad()
     def track(self, w: Tensor, beta: float = 0.998) -> None:
         """Move the average towards the mean of w (B, D)."""
-        self.w_avg.copy_(w.float().mean(0).lerp(self.w_avg, beta))
+        self.w_avg.copy_(w.mean(0).lerp(self.w_avg, beta))

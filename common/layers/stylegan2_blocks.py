@@ -20,6 +20,13 @@ ROOT_HALF = 0.5**0.5                                          # of two branches 
 Noise = torch.Generator | str
 
 
+def at_precision(x: Tensor, half: bool = False) -> Tensor:
+    """x in half precision if `half` and on a GPU, else not in half precision."""
+    if half and x.is_cuda:
+        return x.half()
+    return x.float() if x.dtype == torch.float16 else x
+
+
 class SynthesisLayer(nn.Module):
     """Modulated convolution to `side` pixels, noise, bias, activation."""
 
@@ -98,25 +105,21 @@ class SynthesisBlock(nn.Module):
     def features(self, x: Tensor | None, ws: Tensor, noise: Noise = "const") -> Tensor:
         """x (N, in, S / 2, S / 2), None for the first block, ws (N, >= layers, D) -> (N, out, S, S)."""
         if not hasattr(self, "conv0"):
-            return self.conv1(self.const.to(self.dtype(ws)).expand(len(ws), -1, -1, -1), ws[:, 0], noise)
-        x = x.to(self.dtype(x))
+            return self.conv1(at_precision(self.const, self.half).expand(len(ws), -1, -1, -1), ws[:, 0], noise)
+        x = at_precision(x, self.half)
         if not hasattr(self, "skip"):
             return self.conv1(self.conv0(x, ws[:, 0], noise), ws[:, 1], noise)
         return self.skip(x, gain=ROOT_HALF) + self.conv1(self.conv0(x, ws[:, 0], noise), ws[:, 1], noise, gain=ROOT_HALF)
 
     def forward(self, x: Tensor | None, image: Tensor | None, ws: Tensor, noise: Noise = "const") -> tuple[Tensor, Tensor | None]:
-        """(features (N, out, S, S), picture (N, C, S, S) float32 or None) of those of the block before and ws (N, layers + 1, D)."""
+        """(features (N, out, S, S), picture (N, C, S, S) or None) of those of the block before and ws (N, layers + 1, D)."""
         x = self.features(x, ws, noise)
         if image is not None and self.up:
             image = doubled(image)
         if hasattr(self, "torgb"):
-            colors = self.torgb(x, ws[:, self.layers]).float()
+            colors = at_precision(self.torgb(x, ws[:, self.layers]))
             image = colors if image is None else image + colors
         return x, image
-
-    def dtype(self, like: Tensor) -> torch.dtype:
-        """The precision that this block runs in, where `like` is."""
-        return torch.float16 if self.half and like.is_cuda else torch.float32
 
 
 # The discriminator
@@ -138,12 +141,11 @@ class DiscriminatorBlock(nn.Module):
 
     def forward(self, x: Tensor | None, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """(features (N, out, S / 2, S / 2), picture for the next block or None) of features (N, in, S, S) or None, and picture (N, C, S, S)."""
-        dtype = torch.float16 if self.half and (image if x is None else x).is_cuda else torch.float32
-        x = None if x is None else x.to(dtype)
+        x, image = (None if given is None else at_precision(given, self.half) for given in (x, image))
         if hasattr(self, "fromrgb"):
-            seen = self.fromrgb(image.to(dtype))
+            seen = self.fromrgb(image)
             x = seen if x is None else x + seen
-            image = downsample2d(image.to(dtype), self.kernel) if self.architecture == "skip" else None
+            image = downsample2d(image, self.kernel) if self.architecture == "skip" else None
         if self.architecture == "resnet":
             return self.skip(x, gain=ROOT_HALF) + self.conv1(self.conv0(x), gain=ROOT_HALF), image
         return self.conv1(self.conv0(x)), image
@@ -156,7 +158,8 @@ def minibatch_std(x: Tensor, group: int | None = 4, channels: int = 1) -> Tensor
     """
     count = len(x) if group is None else min(group, len(x))
     assert len(x) % count == 0, f"{len(x)} samples in groups of {count}"
-    spread = x.unflatten(1, (channels, -1)).unflatten(0, (count, -1)).var(dim=0, correction=0).add(EPS).sqrt().mean(dim=(2, 3, 4))
+    members = x.unflatten(1, (channels, -1)).unflatten(0, (count, -1))
+    spread = ((members - members.mean(dim=0)).square().mean(dim=0) + EPS).sqrt().mean(dim=(2, 3, 4))
     return torch.cat([x, spread.repeat(count, 1)[..., None, None].expand(-1, -1, *x.shape[2:])], dim=1)
 
 
@@ -175,9 +178,9 @@ class Epilogue(nn.Module):
 
     def forward(self, x: Tensor, image: Tensor | None, labels: Tensor | None) -> Tensor:
         """Logits (N, 1) of features (N, in, S, S), the picture of that side for "skip", and mapped labels (N, label_dim) or None."""
-        x = x.float()
+        x = at_precision(x)
         if hasattr(self, "fromrgb"):
-            x = x + self.fromrgb(image.float())
+            x = x + self.fromrgb(at_precision(image))
         if self.channels:
             x = minibatch_std(x, self.group, self.channels)
         x = self.out(self.fc(self.conv(x).flatten(1)))
