@@ -27,9 +27,20 @@ running() {                                                   # not so once some
     [[ "$(scontrol show job "$SLURM_JOB_ID")" == *JobState=RUNNING* ]]
 }
 
+at_root() {
+    [ -x .venv/bin/python ] || { echo "error: no .venv here ($PWD): submit from the project's root, after bash scripts/setup.sh" >&2; exit 2; }
+}
+
+share() {                                                     # `share COUNT PROGRAM OPTION ...`: an array job's share of a program that splits its work
+    local count=$1
+    at_root
+    shift
+    exec .venv/bin/python "$@" --splitNum "$count" --splitIdx "${SLURM_ARRAY_TASK_ID:?submit it with sbatch, or set it to 0 ... $((count - 1))}"
+}
+
 train() {
     local step asked= code
-    [ -x .venv/bin/python ] || { echo "error: no .venv here ($PWD): submit from the project's root, after bash scripts/setup.sh" >&2; exit 2; }
+    at_root
     export RENDEZVOUS="$(hostname):$((20000 + SLURM_JOB_ID % 20000))"
     export -f on_node outlast; export PREEMPTED
     trap 'asked=yes; kill -USR1 "$step" 2>/dev/null' USR1 TERM

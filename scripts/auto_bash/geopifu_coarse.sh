@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The published training of Geo-PIFu's V-net.
+# From the project's root: sbatch scripts/auto_bash/geopifu_coarse.sh [more options of geopifu/train.py]
+# DATA=/somewhere: the folder of DeepHumanDataset, LSUN and humanRender; data if not given
+#SBATCH --job-name=geopifu_coarse
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=6
+#SBATCH --cpus-per-task=48
+#SBATCH --time=72:00:00
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
+#SBATCH --open-mode=append
+#SBATCH --output=%x_%j.log
+source scripts/auto_bash/slurm.sh
+train geopifu/train.py -c configs/geopifu/coarse.yml --datasetDir "${DATA:-data}/humanRender" --meshDirSearch "${DATA:-data}" "$@"

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# The published training of the PIFu baseline.
+# From the project's root: sbatch scripts/auto_bash/geopifu_pifu.sh [more options of geopifu/train.py]
+# DATA=/somewhere: the folder of DeepHumanDataset, LSUN and humanRender; data if not given
+#SBATCH --job-name=geopifu_pifu
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=6
+#SBATCH --cpus-per-task=48
+#SBATCH --time=48:00:00
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@120
+#SBATCH --open-mode=append
+#SBATCH --output=%x_%j.log
+source scripts/auto_bash/slurm.sh
+train geopifu/train.py -c configs/geopifu/pifu.yml --datasetDir "${DATA:-data}/humanRender" --meshDirSearch "${DATA:-data}" "$@"
