@@ -1,4 +1,4 @@
-"""What every notebook begins with: heads and a model trained on them, or a generator of heads; and pictures shown inline."""
+"""What every notebook begins with: heads and a model trained on them, a generator of heads, or a body and its frames; and pictures shown inline."""
 from __future__ import annotations
 
 import os
@@ -51,6 +51,43 @@ def _make_gof(out: Path) -> None:
     stage = ["--stage_starts=0", "--img_size=16", "--batch_size=4", "--batch_split=1", "--gen_lr=4e-4", "--disc_lr=1e-3"]
     small = ["--hidden_dim=64", "--discriminator_width=0.0625", "--ball_steps=100", "--max_steps=4", "--steps_til_ckpt=4"]
     main(parse(TrainConfig, ["-c", str(ROOT / "configs" / "gof" / "people.yml"), *places, *stage, *small]))
+
+
+def ready_geopifu(checkpoint: str = "") -> tuple[Path, Path]:
+    """A folder of a body (bodies/) and its rendered frames (humanRender/), and a model: the one given, or the one that ships, or a tiny one made now."""
+    shipped, out = ROOT / "pretrained" / "geopifu_people.safetensors", Path(os.environ.get("NOTEBOOKS_OUT", ROOT / "out" / "notebooks"))
+    trained = Path(checkpoint or shipped)
+    if not (out / "geopifu" / "humanRender" / "config" / "000003.json").is_file():
+        _make_body(out / "geopifu")
+    if not (checkpoint or shipped.exists()):
+        trained = out / "geopifu" / "query"
+        if not (trained / "checkpoints").is_dir():
+            _make_geopifu(out / "geopifu")
+    return out / "geopifu", trained
+
+
+def _make_body(out: Path) -> None:
+    from geopifu import render_data
+    from scripts.make_people import BodiesConfig, bodies
+
+    bodies(BodiesConfig(out=str(out / "bodies"), count=1))
+    places = {"meshDirSearch": str(out / "bodies"), "saveDir": str(out / "humanRender")}
+    render_data.main(render_data.RenderConfig(**places, resolutionScale=1, eachMeshWithBgNum=1))
+
+
+def _make_geopifu(out: Path) -> None:
+    from common.config import parse
+    from geopifu import prepare_queries
+    from geopifu.train import TrainConfig, main
+
+    places = {"datasetDir": str(out / "humanRender"), "meshDirSearch": str(out / "bodies")}
+    prepare_queries.main(prepare_queries.QueryConfig(**places, epoch_range=[0, 1], num_sample_inout=500))
+    small = "--loadSize 64 --z_size 25 --features 16 --hourglass_dim 16 --mlp_dim 0 32 16 1 --num_sample_inout 500 --schedule 99".split()
+    common = ["-c", str(ROOT / "configs" / "geopifu" / "tiny.yml"), *small, "--no_num_eval", "--no_gen_mesh", "--device=cpu", f"--logging_root={out}",
+              *(f"--{name}={value}" for name, value in places.items())]
+    main(parse(TrainConfig, [*common, "--stage=coarse", "--name=coarse", "--max_steps=40"]))
+    fusion = "--deepVoxels_fusion early --deepVoxels_c_len 56 --multiRanges_deepVoxels".split()
+    main(parse(TrainConfig, [*common, *fusion, "--stage=query", "--name=query", "--max_steps=80", f"--load_netV_checkpoint_path={out / 'coarse'}"]))
 
 
 def show(pictures, columns: int = 0, titles=(), width: float = 10.0) -> None:
