@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,6 +68,22 @@ def test_grabcut_finds_an_upright_person():
     found = photos.find_person(photo, "grabcut")
     assert (found & mask).sum() / (found | mask).sum() > 0.95
     np.testing.assert_array_equal(found, photos.find_person(photo, "grabcut"))
+
+
+def test_rembg_is_asked_where_it_is_installed(monkeypatch):
+    """Its largest piece counts; where it fails or finds nobody, one line says so."""
+    photo, mask = portrait()
+    answer = 255 * mask.astype(np.uint8)
+    answer[:9, :9] = 255
+    rembg = SimpleNamespace(remove=lambda picture, only_mask: answer)
+    monkeypatch.setitem(sys.modules, "rembg", rembg)
+    np.testing.assert_array_equal(photos.find_person(photo, "rembg"), mask)
+    answer[:] = 0
+    with pytest.raises(InputError, match=r"me\.jpg: nobody found"):
+        photos.find_person(photo, "rembg", "me.jpg")
+    monkeypatch.setitem(sys.modules, "rembg", None)
+    with pytest.raises(InputError, match="--finder rembg: ModuleNotFoundError"):
+        photos.find_person(photo, "rembg")
 
 
 def test_a_photo_is_read_as_its_camera_was_held(tmp_path):
