@@ -8,8 +8,21 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from common.layers.fir import fir_kernel, upfirdn2d
-from common.layers.stylegan2 import EqualConv2d, EqualLinear, conv2d_per_sample, leaky_relu, modulated_weights, unit_second_moment
+from common.layers.fir import doubled, fir_kernel, padded, upfirdn2d, upsample2d
+from common.layers.stylegan2 import (
+    EqualConv2d,
+    EqualLinear,
+    Mapping,
+    MappingShape,
+    bias_act,
+    conv2d_per_sample,
+    conv2d_resample,
+    leaky_relu,
+    modulated_conv2d,
+    modulated_weights,
+    unit_second_moment,
+)
+from common.layers.stylegan2_blocks import DiscriminatorBlock, Epilogue, SynthesisBlock, minibatch_std
 
 
 def normal(*shape, seed: int = 0, dtype=torch.float64) -> torch.Tensor:
@@ -112,3 +125,106 @@ def test_they_differentiate_twice():
     assert torch.autograd.gradcheck(filtered, (x,)) and torch.autograd.gradgradcheck(filtered, (x,))
     bias = leaf(2, seed=3)
     assert torch.autograd.gradgradcheck(lambda x, b: leaky_relu(x, b) ** 3, (x, bias))
+
+
+# Resampling, convolution and blocks
+
+TAPS = (1.0, 2.0, 4.0)
+
+
+@pytest.mark.parametrize("up, down, padding, flip", [(1, 1, 0, False), ((2, 3), 1, (1, 2, 3, 0), True), (1, (2, 1), (2, 1), False), (3, 2, -1, True)])
+def test_a_row_filters_both_axes(up, down, padding, flip):
+    x, row = normal(2, 3, 9, 8), fir_kernel(TAPS, gain=4, separable=True)
+    whole = fir_kernel(TAPS, gain=4)
+    assert row.shape == (3,) and torch.allclose(torch.outer(row, row), whole)
+    torch.testing.assert_close(upfirdn2d(x, row, up, down, padding, flip, 2.0), upfirdn2d(x, whole, up, down, padding, flip, 2.0), rtol=1e-6, atol=1e-6)
+
+
+def test_doubling_is_the_filtered_upsampling():
+    x = normal(2, 3, 5, 7)
+    torch.testing.assert_close(doubled(x), upsample2d(x, fir_kernel(), up=2))
+    last = doubled(x.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, doubled(x))
+
+
+@pytest.mark.parametrize("side, up, down", [(3, 1, 1), (3, 2, 1), (1, 2, 1), (3, 1, 2), (1, 1, 2), (3, 2, 2), (5, 2, 1)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_resampled_convolution_is_three_steps(side, up, down, turned):
+    """Zeros between, filter, convolution, filter, every second: whatever the order it is computed in."""
+    x, weight, kernel = normal(2, 4, 6, 5), normal(6, 2, side, side, seed=1), fir_kernel(TAPS).double()
+    large = upfirdn2d(x, kernel, up, padding=padded(kernel, side // 2, up), gain=up**2) if up > 1 else F.pad(x, (side // 2,) * 4)
+    if down > 1:
+        large = F.pad(large, padded(kernel, 0, 1, down))
+    large = F.conv2d(large, weight if turned else weight.flip(2, 3), groups=2)
+    expected = upfirdn2d(large, kernel, down=down) if down > 1 else large
+    torch.testing.assert_close(conv2d_resample(x, weight, kernel, up, down, side // 2, groups=2, flip_weight=turned), expected)
+
+
+@pytest.mark.parametrize("up, side, demodulate", [(1, 3, True), (2, 3, True), (1, 1, False)])
+def test_fused_and_unfused_modulation_are_equal(up, side, demodulate):
+    x, weight, styles = normal(3, 4, 6, 6), normal(7, 4, side, side, seed=1), normal(3, 4, seed=2)
+    how = {"noise": normal(6 * up, 6 * up, seed=3), "up": up, "padding": side // 2, "kernel": fir_kernel(), "demodulate": demodulate}
+    torch.testing.assert_close(modulated_conv2d(x, weight, styles, fused=True, **how), modulated_conv2d(x, weight, styles, fused=False, **how))
+
+
+def test_half_precision_keeps_the_result():
+    """Styles and weights far beyond half precision's range: demodulation takes their size away."""
+    x, weight, styles = normal(2, 4, 6, 6), normal(5, 4, 3, 3, seed=1) * 1e4, normal(2, 4, seed=2) * 1e4
+    half = modulated_conv2d(x.half(), weight.float(), styles.float(), padding=1, fused=False)
+    assert half.dtype == torch.float16 and half.isfinite().all()
+    torch.testing.assert_close(half.double(), modulated_conv2d(x, weight, styles, padding=1), rtol=0.02, atol=0.01)
+
+
+def test_activations_have_their_gain_and_clamp():
+    x = normal(4, 3) * 3
+    torch.testing.assert_close(bias_act(x, torch.tensor([1.0, 2.0, 3.0]), "relu"), math.sqrt(2) * (x + torch.tensor([1.0, 2.0, 3.0])).clamp(min=0))
+    torch.testing.assert_close(bias_act(x.t(), torch.tensor([1.0, 2.0, 3.0]), "linear", dim=0), (x + torch.tensor([1.0, 2.0, 3.0])).t())
+    assert bias_act(x, activation="swish", gain=3, clamp=0.5).abs().max() == 0.5
+    torch.testing.assert_close(bias_act(x, activation="lrelu", slope=0.5, gain=1), torch.where(x > 0, x, x / 2))
+
+
+def test_minibatch_statistics_by_hand():
+    x = normal(6, 4, 2, 3)
+    y = minibatch_std(x, group=3, channels=2)
+    assert torch.equal(y[:, :4], x)
+    for n, part in itertools.product(range(6), range(2)):
+        members = x[[m for m in range(6) if m % 2 == n % 2]][:, 2 * part:2 * part + 2]
+        expected = (members.var(dim=0, correction=0) + 1e-8).sqrt().mean()
+        torch.testing.assert_close(y[n, 4 + part], expected.expand(2, 3))
+    assert torch.equal(minibatch_std(x[:1]), torch.cat([x[:1], torch.full((1, 1, 2, 3), 1e-4, dtype=torch.float64)], dim=1))       # one sample differs from none
+
+
+def test_the_mapping_truncates_towards_its_average():
+    torch.manual_seed(0)
+    mapping = Mapping(MappingShape(latent=6, labels=4, w=8, layers=2, embedding=5))
+    w = mapping(torch.randn(3, 6), torch.randn(3, 4))
+    assert w.shape == (3, 8) and mapping.fc0.weight.shape == (8, 11)
+    mapping.track(w, beta=0.75)
+    torch.testing.assert_close(mapping.w_avg, 0.25 * w.mean(0))
+    ws = mapping.truncated(w, 5, psi=0.5, cutoff=2)
+    torch.testing.assert_close(ws[:, :2], (mapping.w_avg + 0.5 * (w - mapping.w_avg))[:, None].expand(-1, 2, -1))
+    assert torch.equal(ws[:, 2:], w[:, None].expand(-1, 3, -1)) and torch.equal(mapping.truncated(w, 5, psi=0.0), mapping.w_avg.expand(3, 5, -1))
+    torch.testing.assert_close(mapping(7 * torch.ones(1, 6), torch.ones(1, 4)), mapping(torch.ones(1, 6), torch.ones(1, 4)))          # a latent's length says nothing
+
+
+def test_blocks_differentiate_twice():
+    torch.manual_seed(0)
+    block, epilogue = DiscriminatorBlock(0, 2, 3).double(), Epilogue(3, 2, side=2).double()
+    picture, labels = normal(2, 3, 4, 4).requires_grad_(), normal(2, 2, seed=1)
+    judge = lambda picture: epilogue(*block(None, picture), labels)
+    assert torch.autograd.gradcheck(judge, picture) and torch.autograd.gradgradcheck(judge, picture)
+    synthesis = SynthesisBlock(2, 2, w_dim=3, side=4).double().train()
+    x, image, ws = (normal(2, *shape, seed=seed).requires_grad_() for seed, shape in enumerate([(2, 2, 2), (3, 2, 2), (3, 3)]))
+    paint = lambda *inputs: synthesis(*inputs, noise="none")[1]
+    assert torch.autograd.gradcheck(paint, (x, image, ws)) and torch.autograd.gradgradcheck(paint, (x, image, ws))
+
+
+def test_noise_comes_from_where_it_is_said_to():
+    torch.manual_seed(0)
+    block = SynthesisBlock(0, 4, w_dim=3, side=4)
+    with torch.no_grad():
+        block.conv1.noise_strength.fill_(1.0)
+    ws, seeded = torch.randn(2, 2, 3), lambda seed: torch.Generator().manual_seed(seed)
+    drawn = lambda noise: block(None, None, ws, noise)[1]
+    assert torch.equal(drawn(seeded(1)), drawn(seeded(1))) and not torch.equal(drawn(seeded(1)), drawn(seeded(2)))
+    assert torch.equal(drawn("const"), drawn("const")) and not torch.equal(drawn("const"), drawn("none"))
