@@ -37,9 +37,9 @@ Codes = tuple[Tensor, Tensor]
 
 @dataclass
 class DecoderConfig:
-    """The frozen field and how its rays are sampled, by the names of pi-GAN's curriculums; what is left empty is as its file says, or the preset."""
+    """The frozen field and how its rays are sampled, by the names of pi-GAN's curriculums. What is left empty is as its file says, else as the preset."""
 
-    pigan_curriculum_type: str = option("CelebAMask_HQ", "preset of what the decoder's file does not say, and the family of the labels", choices=MERGES)
+    pigan_curriculum_type: str | None = option(None, "the preset, and the family of the labels; empty: the data set's", choices=MERGES)
     model: str | None = option(None, "network of the field", choices=NETWORKS)
     hidden_dim: int | None = option(None, "width of its layers", low=1)
     layers: int | None = option(None, "sine layers before the density", low=1)
@@ -58,55 +58,70 @@ class DecoderConfig:
 
 @dataclass
 class ModelConfig(DecoderConfig):
-    """What a model is."""
+    """What a model is. What is left empty is as the checkpoint says that it starts from, else as DEFAULTS."""
 
-    dataset_type: str = option("celebahq_seg_to_3dface", "layout of the data set", choices=LAYOUTS)
+    dataset_type: str | None = option(None, "layout of the data set; celebahq_seg_to_3dface where empty", choices=LAYOUTS)
     image_load_size: int | None = option(None, "side that masks and pictures are scaled to; 0: nothing is cropped; empty: as published for the data set", low=0)
     image_crop_size: int | None = option(None, "side of their middle that is kept", low=0)
-    use_merged_labels: bool = option(True, "left and right parts are one label; for cats, the body is background")
-    use_contour: bool = option(True, "the encoder also sees the contours of the regions and the distance to them")
+    use_merged_labels: bool | None = option(None, "left and right parts are one label; for cats, the body is background; true where empty")
+    use_contour: bool | None = option(None, "the encoder also sees the contours of the regions and the distance to them; true where empty")
     label_nc: int | None = option(None, "labels; empty: as many as the data set has", low=1)
     input_nc: int | None = option(None, "planes that the encoder sees: label_nc, and two more with use_contour", low=1)
-    src_input_size: int = option(224, "side of the planes", low=8)
-    embed_dim: int = option(96, "channels of the encoder's first stage", low=1)
-    depths: list[int] = option([2, 2, 6, 2], "blocks of its stages", low=1)
-    num_heads: list[int] = option([3, 6, 12, 24], "attention heads of its stages", low=1)
-    window_size: int = option(7, "side of the windows within which its tokens attend", low=1)
-    drop_path_rate: float = option(0.2, "stochastic depth in training: how often the encoder's last block is left out", low=0)
-    start_from_latent_avg: bool = option(True, "codes are offsets from the decoder's average code")
-    published_contour: bool = option(False, "the release's defect: the smallest label that is there gets no contour, background or not")
+    src_input_size: int | None = option(None, "side of the planes; 224 where empty", low=8)
+    embed_dim: int | None = option(None, "channels of the encoder's first stage; 96 where empty", low=1)
+    depths: list[int] | None = option(None, "blocks of its stages; 2 2 6 2 where empty", low=1)
+    num_heads: list[int] | None = option(None, "attention heads of its stages; 3 6 12 24 where empty", low=1)
+    window_size: int | None = option(None, "side of the windows within which its tokens attend; 7 where empty", low=1)
+    drop_path_rate: float | None = option(None, "stochastic depth in training: how often its last block is left out; 0.2 where empty", low=0)
+    start_from_latent_avg: bool | None = option(None, "codes are offsets from the decoder's average code; true where empty")
+    published_contour: bool | None = option(None, "the release's defect: the smallest label that is there gets no contour, background or not")
 
 
-BASE = {"model": "SPATIALSIRENBASELINE", "hidden_dim": 256, "layers": 8, "pigan_zdim": 256, "alpha": "density", "clamp_mode": "relu", "white_back": False,
-        "eval_last_back": True, "lock_view_dependence": True, "interval": 0.03}
+DEFAULTS = {
+    "use_merged_labels": True, "use_contour": True, "src_input_size": 224, "embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24],
+    "window_size": 7, "drop_path_rate": 0.2, "start_from_latent_avg": True, "published_contour": False,
+    "model": "SPATIALSIRENBASELINE", "hidden_dim": 256, "layers": 8, "pigan_zdim": 256, "alpha": "density", "clamp_mode": "relu", "white_back": False,
+    "eval_last_back": True, "lock_view_dependence": True, "interval": 0.03}
 PRESETS = {
-    "CelebAMask_HQ": BASE | {"fov": 12.0, "ray_start": 0.88, "ray_end": 1.12, "last_back": True},
-    "CatMask": BASE | {"fov": 18.0, "ray_start": 0.8, "ray_end": 1.2, "last_back": False},
+    "CelebAMask_HQ": {"fov": 12.0, "ray_start": 0.88, "ray_end": 1.12, "last_back": True},
+    "CatMask": {"fov": 18.0, "ray_start": 0.8, "ray_end": 1.2, "last_back": False},
 }
 
 
 def resolve(config: ModelConfig, of_file: dict, where: str = "", side: int = 512) -> ModelConfig:
-    """The config with every empty option filled in: as the decoder's file says, else as the preset. Raises InputError for what contradicts another.
+    """The config with every empty option filled in: as a file says, else as the preset. Raises InputError for what contradicts another.
 
-    `of_file` are the options of a decoder's file `where`, which no flag may contradict; `side` is that of the targets, by which the published crop goes.
+    `of_file` are the options of a decoder's or a model's file `where`, which no flag may contradict; `side` is that of the targets, by which the published
+    crop goes.
     """
-    for name, stored in of_file.items():
-        given = getattr(config, name)
-        if given is not None and given != stored:
-            raise InputError(f"--{name} {given}: {where} was made with {stored}")
-    layout, label_nc = LAYOUTS[config.dataset_type], classes(config.pigan_curriculum_type, config.use_merged_labels)
-    if layout.env != config.pigan_curriculum_type:
-        raise InputError(f"--pigan_curriculum_type {config.pigan_curriculum_type}: --dataset_type {config.dataset_type} has the labels of {layout.env}")
-    if bool(config.image_load_size) != bool(config.image_crop_size) or (config.image_load_size or 0) < (config.image_crop_size or 0):
-        raise InputError(f"--image_crop_size {config.image_crop_size}: expected the smaller of a pair with --image_load_size {config.image_load_size}")
+    given = {field.name: value for field in fields(ModelConfig) if (value := getattr(config, field.name)) is not None}
+    for name in given.keys() & of_file.keys():
+        if given[name] != of_file[name]:
+            raise InputError(f"--{name} {given[name]}: {where} was made with {of_file[name]}")
+    known = of_file | given
+    dataset = known.get("dataset_type", "celebahq_seg_to_3dface")
+    layout = LAYOUTS[dataset]
+    env = known.get("pigan_curriculum_type", layout.env)
+    if layout.env != env:
+        raise InputError(f"--pigan_curriculum_type {env}: --dataset_type {dataset} has the labels of {layout.env}")
     crop = published_crop(layout, side) or Crop(0, 0)
-    filled = PRESETS[config.pigan_curriculum_type] | of_file | {"label_nc": label_nc, "input_nc": label_nc + 2 * config.use_contour,
-                                                                      "image_load_size": crop.load, "image_crop_size": crop.size}
-    for name in ("label_nc", "input_nc"):
-        if getattr(config, name) not in (None, filled[name]):
-            raise InputError(f"--{name} {getattr(config, name)}: {config.pigan_curriculum_type} with --use_merged_labels {config.use_merged_labels} and "
-                             f"--use_contour {config.use_contour} makes {filled[name]}")
-    return replace(config, **{name: value for name, value in filled.items() if getattr(config, name) is None})
+    filled = {"dataset_type": dataset, "pigan_curriculum_type": env, "image_load_size": crop.load, "image_crop_size": crop.size}
+    filled = DEFAULTS | PRESETS[env] | filled | known
+    count = classes(env, filled["use_merged_labels"])
+    filled = {"label_nc": count, "input_nc": count + 2 * filled["use_contour"]} | filled
+    _check(filled, count)
+    return replace(config, **filled)
+
+
+def _check(filled: dict, count: int) -> None:
+    """Refuse options that do not go together: InputError."""
+    for name, right in (("label_nc", count), ("input_nc", count + 2 * filled["use_contour"])):
+        if filled[name] != right:
+            raise InputError(f"--{name} {filled[name]}: {filled['pigan_curriculum_type']} with --use_merged_labels {filled['use_merged_labels']} and "
+                             f"--use_contour {filled['use_contour']} makes {right}")
+    load, size = filled["image_load_size"], filled["image_crop_size"]
+    if bool(load) != bool(size) or load < size:
+        raise InputError(f"--image_crop_size {size}: expected the smaller of a pair with --image_load_size {load}")
 
 
 class Sem2NeRF(nn.Module):

@@ -79,9 +79,9 @@ def main(config: RenderConfig) -> None:
     blocks = blocks_of(config.latent_mask, model.config.layers)
     faces = chosen(config, model)
     seeds = config.inject_code_seed if blocks else config.inject_code_seed[:1]
+    encoded = [encode(model, face) for face in faces]          # before anything is written: one bad mask stops them all
     with tqdm(total=len(faces) * len(seeds), desc="faces", unit="face", dynamic_ncols=True) as bar:
-        for face in faces:
-            labels, codes = encode(model, face)
+        for face, (labels, codes) in zip(faces, encoded):
             for seed in seeds:
                 write(config, model, face, labels, mixed(codes, model.injected(seed), blocks, model.config.hidden_dim), places_of(config, blocks, seed))
                 bar.update()

@@ -41,7 +41,8 @@ class SwinEncoder(nn.Module):
     def __init__(self, config: SwinConfig = SwinConfig()):
         super().__init__()
         sides = check(config)
-        rates = iter(torch.linspace(0, config.drop_path_rate, sum(config.depths)).tolist())
+        count = sum(config.depths)
+        rates = iter([config.drop_path_rate * i / max(1, count - 1) for i in range(count)])
         widths = [config.embed_dim * 2**i for i in range(len(config.depths))]
         self.config = config
         self.patch_embed = PatchEmbed(config.in_chans, config.embed_dim, config.patch_size)

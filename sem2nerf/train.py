@@ -142,6 +142,7 @@ def checked(config: TrainConfig) -> TrainConfig:
         config = replace(config, train_rand_pose_prob=0.0)
     opened = open_checkpoint(config.decoder or config.checkpoint_path)
     known = decoder_options(opened) if config.decoder else model_options(stored_options(opened))
+    known.pop("drop_path_rate", None)                          # a matter of the training, not of the model
     config = resolve(config, known, str(opened.path), config.img_size if config.patch_train else config.resolution_vol)
     blocks_of(config.val_latent_mask, config.layers)
     return config
