@@ -4,11 +4,13 @@
     python scripts/make_people.py heads --count 64 --views 30 --out data/heads
     python scripts/make_people.py heads --count 1000 --layout both --split train --shard 3/8 --out data/heads
     python scripts/make_people.py heads --count 2000 --views 2 --layout pigan --resolution 64 --split train --out data/people_gof
+    python scripts/make_people.py heads --count 2000 --views 2 --layout sem2nerf --split train --out data/people_sem2nerf
     python scripts/make_people.py bodies --count 200 --frames 2 --out data/bodies
 
 OUT/00012/        person 12 as SOF reads it: seg_vis_00.png seg_00.png depth_00.png render_00.png ... cam2world.npy intrinsic.npy zRange.npy cameras.npy
 OUT/eg3d.zip      all persons as EG3D reads them
 OUT/pigan.zip     the same under pi-GAN's cameras, on white; with --depth, 00012/view_00.npz beside 00012/view_00.png: depth along unit rays, world normals
+OUT/masks/37.png, OUT/CelebA-HQ-img/37.png, OUT/CelebAMask-HQ-pose-anno.txt       the layout sem2nerf, CelebAMask-HQ's: pi-GAN's views, its 19 labels
 OUT/DeepHumanDataset/dataset/results_00012_F/0/     person 12, pose 0: mesh.obj, body.npz (see common/people/scans.py)
 A person is whole or not there: a killed run goes on where it stopped, and the files do not depend on how the work is sharded.
 """
@@ -27,13 +29,15 @@ from tqdm import tqdm
 from common import config as configs
 from common.config import option, run_commands
 from common.errors import InputError
+from common.files import replacing
 from common.images import contact_sheet, encode_png, read_picture, write_eg3d_zip, write_png
 from common.ranks import device_of
 
-LAYOUTS = {"sof": ("sof",), "eg3d": ("eg3d",), "both": ("sof", "eg3d"), "pigan": ("pigan",)}
+LAYOUTS = {"sof": ("sof",), "eg3d": ("eg3d",), "both": ("sof", "eg3d"), "pigan": ("pigan",), "sem2nerf": ("sem2nerf",)}
 ZIPPED = ("eg3d", "pigan")                                                    # finished persons wait in OUT/.eg3d for eg3d.zip
-RESOLUTION = {"sof": 128, "eg3d": 512, "pigan": 128}
-BACKGROUND = {"sof": "gray", "eg3d": "gray", "pigan": "white"}
+RESOLUTION = {"sof": 128, "eg3d": 512, "pigan": 128, "sem2nerf": 128}
+BACKGROUND = {"sof": "gray", "eg3d": "gray", "pigan": "white", "sem2nerf": "white"}
+CELEBA_PICTURES, CELEBA_MASKS, CELEBA_POSES = "CelebA-HQ-img", "masks", "CelebAMask-HQ-pose-anno.txt"
 SHEET_PEOPLE, SHEET_VIEWS = 12, 3
 
 
@@ -46,17 +50,17 @@ class PrepareConfig:
 class HeadsConfig:
     out: str = option("data/heads", "folder to write to; made if missing, gone on with if there", free=True)
     count: int = option(16, "number of people", low=1, free=True)
-    views: int = option(30, "views of each, their cameras drawn one by one within 60 degrees to either side and 25 up and down, for pigan gaussian", low=1)
+    views: int = option(30, "views of each, each camera drawn within 60 degrees to either side and 25 up and down; pigan, sem2nerf: gaussian", low=1)
     resolution: int | None = option(None, "side of the pictures in pixels; 512 for eg3d, else 128 where not given", low=8)
-    layout: str = option("sof", "sof: a folder a person; eg3d: eg3d.zip; both of these; pigan: pigan.zip", choices=LAYOUTS, free=True)
+    layout: str = option("sof", "sof: a folder a person; eg3d: eg3d.zip; both; pigan: pigan.zip; sem2nerf: masks, pictures, poses", choices=LAYOUTS, free=True)
     split: str = option("all", "which people: every tenth is test, held out of every training", choices=("train", "test", "all"), free=True)
     seed: int = option(0, "the world that the people come from; person i is a function of the seed and i", low=0)
     shard: str = option("0/1", "i/n: this process makes every n-th person, from the i-th on, i = 0 ... n-1", free=True)
     rgb: bool = option(True, "also colour pictures in the sof layout (render_00.png); label maps alone are several times faster")
-    h_stddev: float = option(0.3, "pigan: standard deviation of the cameras' yaw about frontal, radians", low=0)
-    v_stddev: float = option(0.155, "pigan: standard deviation of the cameras' pitch about frontal, radians", low=0)
+    h_stddev: float = option(0.3, "pigan, sem2nerf: standard deviation of the cameras' yaw about frontal, radians", low=0)
+    v_stddev: float = option(0.155, "pigan, sem2nerf: standard deviation of the cameras' pitch about frontal, radians", low=0)
     depth: bool = option(False, "pigan: also each view's depth and normals")
-    background: str | None = option(None, "behind the heads in colour pictures; white for pigan, else gray where not given", choices=("gray", "white"))
+    background: str | None = option(None, "behind the heads in colour pictures; gray where not given, for pigan and sem2nerf white", choices=("gray", "white"))
     samples: int = option(3, "samples a pixel along each side, of colour pictures", low=1)
     device: str = option("cpu", "where rays are cast: auto (a GPU if there is one), cpu, cuda or cuda:NUMBER", free=True)
 
@@ -93,6 +97,8 @@ def heads(config: HeadsConfig) -> None:
     for layout in ZIPPED:
         if layout in LAYOUTS[config.layout] and all(folder(out, layout, i).is_dir() for i in people):
             zip_up(config, layout, out, people)
+    if config.layout == "sem2nerf" and all(folder(out, "sem2nerf", i).is_dir() for i in people):
+        join_poses(out, people)
     sheet = contact(config, out, people)
     print(f"{len(people)} people in {out}: look at {sheet}")
 
@@ -168,7 +174,7 @@ def remember(config: HeadsConfig | BodiesConfig, path: Path) -> None:
 
 def folder(out: Path, layout: str, i: int) -> Path:
     """Where person i stands."""
-    return (out / f".{layout}" if layout in ZIPPED else out) / f"{i:05d}"
+    return (out if layout == "sof" else out / f".{layout}") / f"{i:05d}"
 
 
 def view_name(kind: str, view: int, views: int) -> str:
@@ -197,7 +203,10 @@ def make(config: HeadsConfig, out: Path, i: int) -> None:
         if place.is_dir():
             continue
         with whole_folder(place) as partial:
-            write_sof(config, scene, i, partial) if layout == "sof" else write_zipped(config, layout, scene, i, partial)
+            if layout == "sem2nerf":
+                write_celeba(config, scene, i, out, partial)
+            else:
+                write_sof(config, scene, i, partial) if layout == "sof" else write_zipped(config, layout, scene, i, partial)
 
 
 @contextmanager
@@ -266,8 +275,32 @@ def write_zipped(config: HeadsConfig, layout: str, scene, i: int, place: Path) -
             np.savez_compressed(place / truth_name(v, config.views), depth=views["depth"][v], normals=views["normals"][v].astype(np.float16))
 
 
+def write_celeba(config: HeadsConfig, scene, i: int, out: Path, place: Path) -> None:
+    """A person's masks and pictures among all others, in CelebAMask-HQ's folders and labels; `place` keeps its lines of the pose file."""
+    from common.cameras import pigan_angles
+    from common.labels import relabel
+    from common.people.layouts import pigan_similarity
+    from sem2nerf.labels import SOF_TO_CELEBA
+
+    cameras, lines = cameras_of(config, "sem2nerf", i), []
+    views = render(config, "sem2nerf", scene.transform(pigan_similarity(), 0.0), cameras, config.resolution or RESOLUTION["sem2nerf"], ("rgb", "labels"))
+    for v, (pitch, yaw) in enumerate(pigan_angles(cameras.cam2world.double()).rad2deg().tolist()):
+        number = i * config.views + v
+        write_png(out / CELEBA_MASKS / f"{number}.png", relabel(views["labels"][v], SOF_TO_CELEBA))
+        write_png(out / CELEBA_PICTURES / f"{number}.png", views["rgb"][v])
+        lines.append(f"{number}.png {90 - yaw:.6f} {pitch - 90:.6f} 0")
+    (place / CELEBA_POSES).write_text("".join(f"{line}\n" for line in lines))
+
+
+def join_poses(out: Path, people: list[int]) -> None:
+    """The pose file of all people: their number, the columns' names, a line a view in degrees from frontal."""
+    lines = "".join((folder(out, "sem2nerf", i) / CELEBA_POSES).read_text() for i in people)
+    with replacing(out / CELEBA_POSES) as temporary:
+        temporary.write_text(f"{lines.count(chr(10))}\nyaw pitch roll\n{lines}")
+
+
 def cameras_of(config: HeadsConfig, layout: str, i: int):
-    """The cameras of a person's views in EG3D's or pi-GAN's world."""
+    """The cameras of a person's views in EG3D's world, or in pi-GAN's, which is Sem2NeRF's too."""
     from common.people import layouts
 
     if layout == "eg3d":
@@ -294,7 +327,10 @@ def contact(config: HeadsConfig, out: Path, people: list[int]) -> Path:
     kinds = ("view",) if layout in ZIPPED else ("render", "seg_vis") if config.rgb else ("seg_vis",)
     shown = [i for i in people if folder(out, layout, i).is_dir()][:SHEET_PEOPLE]
     views = range(min(SHEET_VIEWS, config.views))
-    pictures = [read_picture(folder(out, layout, i) / view_name(kind, v, config.views)) for i in shown for kind in kinds for v in views]
+    place = lambda i, kind, v: folder(out, layout, i) / view_name(kind, v, config.views)
+    if layout == "sem2nerf":
+        kinds, place = ("view",), lambda i, kind, v: out / CELEBA_PICTURES / f"{i * config.views + v}.png"
+    pictures = [read_picture(place(i, kind, v)) for i in shown for kind in kinds for v in views]
     path = out / "contact_sheet.png"
     if pictures:
         write_png(path, contact_sheet(pictures, 2 * len(kinds) * len(views)))

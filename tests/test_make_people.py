@@ -121,6 +121,24 @@ def test_pigan_cameras_are_gaussian_about_frontal():
     torch.testing.assert_close(pigan_angles(one), torch.full((40, 2), torch.pi / 2))
 
 
+def test_the_layout_of_celebamask(tmp_path):
+    """What Sem2NeRF reads: each view's labels, colours and camera, whatever the shards."""
+    from sem2nerf.data import LAYOUTS, find
+    from sem2nerf.labels import SOF_TO_CELEBA
+
+    for shard in ("1/2", "0/2"):
+        make(tmp_path, layout="sem2nerf", shard=shard)
+    (tmp_path / "ids.txt").write_text("0\n5\n")
+    first, last = find(tmp_path, LAYOUTS["people_seg_to_3dface"], "train", str(tmp_path / "ids.txt"))
+    scene = head_scene(person(0, 2)).transform(layouts.pigan_similarity(), 0.0)
+    cameras = layouts.pigan_cameras(0, 2, 2, 48, 0.3, 0.155).pick([1])
+    truth = render(scene, cameras, 48, 48, ("labels", "rgb"), 3, background=(1.0, 1.0, 1.0))
+    assert np.array_equal(read_picture(last.mask), SOF_TO_CELEBA[truth["labels"][0]]) and len(np.unique(truth["labels"])) >= 10
+    assert np.abs(read_picture(last.picture).astype(int) - truth["rgb"][0]).max() <= 1
+    torch.testing.assert_close(torch.tensor([last.angles], dtype=torch.float32), pigan_angles(cameras.cam2world), atol=1e-5, rtol=0)
+    assert first.name == "0" and (tmp_path / "contact_sheet.png").exists()
+
+
 def test_pigan_shards_make_the_same_files(pigan, tmp_path):
     for shard in ("1/2", "0/2"):
         make(tmp_path, layout="pigan", depth=True, shard=shard)
