@@ -43,7 +43,7 @@ ZOOM = 0.9                                                    # of the picture's
 class FramesConfig(DataConfig):
     """Which frames, and how their meshes are made: what geopifu/reconstruct.py and geopifu/eval.py share."""
 
-    checkpoint: list[str] = option([], "run folder, checkpoint or author's file, or two, netG's and netV's")
+    checkpoint: list[str] = option([], "run folder, checkpoint or author's file, or two, netG's and netV's; a V-net alone makes coarse meshes")
     split: str = option("test", "which frames: test, train, all", choices=("test", "train", "all"))
     give_idx: list[int] = option([], "these frames alone")
     num_skip_frames: int = option(1, "of every so many groups of four views one is taken", low=1)
