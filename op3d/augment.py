@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.layers.fir import downsample2d, fir_kernel, upsample2d
+from op3d.schedules import next_probability
 
 SYM6 = (0.010892349, 0.0024683059, -0.0834316, -0.03416156, 0.34722894, 0.5569464, 0.23895217, -0.05136248, -0.014891874, 0.03162528, 0.001249961,
         -0.0055159335)                                        # the wavelet's low-pass
@@ -63,18 +64,18 @@ BGC = Augmentations(xflip=1, rotate90=1, xint=1, scale=1, rotate=1, aniso=1, xfr
 # Where draws come from
 
 class Seeded:
-    """Draws of a generator."""
+    """Draws of a generator for a batch of `total` pictures, of which `rows` are augmented here; by default for just those that are."""
 
-    def __init__(self, generator: torch.Generator):
-        self.generator = generator
+    def __init__(self, generator: torch.Generator, total: int | None = None, rows: slice = slice(None)):
+        self.generator, self.total, self.rows = generator, total, rows
 
     def uniform(self, *shape: int) -> Tensor:
         """In [0, 1)."""
-        return torch.rand(shape, generator=self.generator, device=self.generator.device)
+        return torch.rand(self.total or shape[0], *shape[1:], generator=self.generator, device=self.generator.device)[self.rows]
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normals."""
-        return torch.randn(shape, generator=self.generator, device=self.generator.device)
+        return torch.randn(self.total or shape[0], *shape[1:], generator=self.generator, device=self.generator.device)[self.rows]
 
     def opens(self, probability: float, *shape: int) -> Tensor:
         """Whether an augmentation is applied."""
@@ -113,6 +114,29 @@ class Percentile(Seeded):
     def again(self, *shape: int) -> Tensor:
         """A second uniform of one kind is in the middle."""
         return torch.full(shape, 0.5)
+
+
+class Adaptive:
+    """The probability p of augmentation, moved every `interval` batches by how sure the discriminator is of real pictures. A Run keeps it."""
+
+    def __init__(self, p: float, target: float | None, kimg: float = 500.0, interval: int = 4):
+        self.p, self.target, self.kimg, self.interval = p, target, kimg, interval
+        self.sign, self.batches = 0.0, 0
+
+    def see(self, sign: float, batch: int) -> None:
+        """The mean sign of D(real) of a batch of so many pictures; without a target p stays."""
+        self.sign, self.batches = self.sign + sign, self.batches + 1
+        if self.target is not None and self.batches == self.interval:
+            self.p = next_probability(self.p, self.sign / self.batches, self.target, batch, self.interval, self.kimg)
+            self.sign, self.batches = 0.0, 0
+
+    def state_dict(self) -> dict[str, float | int]:
+        """p and what was seen since it last moved."""
+        return {"p": self.p, "sign": self.sign, "batches": self.batches}
+
+    def load_state_dict(self, state: dict[str, float | int]) -> None:
+        """Take over what `state_dict` gave."""
+        self.p, self.sign, self.batches = state["p"], state["sign"], state["batches"]
 
 
 def augment(pictures: Tensor, how: Augmentations, p: float, draws: Seeded) -> Tensor:

@@ -5,7 +5,8 @@
     logits = Epilogue(512, label_dim=512, side=4)(x, picture, labels)
 
 Architectures: "skip" adds up a picture from every block ("skip" of a discriminator sees every size of it), "resnet" adds a linear way round each block,
-"orig" neither. `half` blocks run in half precision on a GPU. Noise is "const" (the layers' own), "none", or a torch.Generator that draws it.
+"orig" neither. `half` blocks run in half precision on a GPU. Noise is "const" (the layers' own), "none", or a torch.Generator for
+each picture, which draws it.
 """
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ from common.layers.stylegan2 import ACTIVATIONS, EPS, ConvLayer, EqualLinear, bi
 
 ROOT_HALF = 0.5**0.5                                          # of two branches that are added
 
-Noise = torch.Generator | str
+Noise = list[torch.Generator] | str
 
 
 def at_precision(x: Tensor, half: bool = False) -> Tensor:
@@ -49,9 +50,10 @@ class SynthesisLayer(nn.Module):
 
     def added_noise(self, count: int, noise: Noise) -> Tensor | None:
         """What is added to `count` pictures."""
-        if isinstance(noise, torch.Generator):
-            drawn = torch.randn(count, 1, self.side, self.side, generator=noise, device=noise.device).to(self.noise_const.device)
-            return drawn * self.noise_strength
+        if not isinstance(noise, str):
+            assert len(noise) == count, f"{len(noise)} generators of noise for {count} pictures"
+            drawn = torch.stack([torch.randn(1, self.side, self.side, generator=source, device=source.device) for source in noise])
+            return drawn.to(self.noise_const.device) * self.noise_strength
         assert noise in ("const", "none"), noise
         return self.noise_const * self.noise_strength if noise == "const" else None
 
