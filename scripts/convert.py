@@ -3,6 +3,7 @@
     python scripts/convert.py sof epoch_0250_iter_050000.pth sof.safetensors       the networks and their options, in a file that runs nothing
     python scripts/convert.py sof log/people epoch_0000_iter_000000.pth            the authors' container, for programs that read the original's files
     python scripts/convert.py gof output/celeba/generator.pth celeba.safetensors --curriculum CelebA      a generator: its averaged weights and average code
+    python scripts/convert.py sem2nerf log/people sem2nerf_people.safetensors --half                      encoder, decoder and average code
     python scripts/convert.py geopifu netG_epoch_44_2415 geopifu.safetensors --netV netV_epoch_29_2899      both networks in one file
 
 IN is what every --checkpoint takes: a run folder, a file of ours or an author's file, recognised by content. The suffix of OUT chooses the
@@ -60,7 +61,19 @@ def geopifu(config: ConvertConfig) -> Model:
     return Model({"model": model.state_dict()}, {**options, **asdict(model.config)}, lambda path: export_published(model, path))
 
 
-METHODS = {"sof": sof, "gof": gof, "geopifu": geopifu}
+def sem2nerf(config: ConvertConfig) -> Model:
+    """Sem2NeRF's encoder, its decoder and the average code."""
+    from sem2nerf.model import export_state, load, model_options
+    from sem2nerf.published import export
+
+    if config.curriculum:
+        raise InputError("--curriculum: Sem2NeRF's files carry their own options")
+    model = load(config.source)
+    options = open_checkpoint(config.source).config or {}
+    return Model(export_state(model), {**options, **model_options(model.config)}, lambda path: export(model, path))
+
+
+METHODS = {"sof": sof, "gof": gof, "geopifu": geopifu, "sem2nerf": sem2nerf}
 
 
 @dataclass

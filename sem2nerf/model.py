@@ -33,6 +33,7 @@ from sem2nerf.pictures import Crop
 from sem2nerf.swin import SwinConfig, SwinEncoder
 
 Codes = tuple[Tensor, Tensor]
+CONSTANTS = ("attn_mask", "relative_position_index")          # tensors that follow from the encoder's shape
 
 
 @dataclass
@@ -302,7 +303,12 @@ def model_options(config: ModelConfig) -> dict:
     return {field.name: asdict(config)[field.name] for field in fields(ModelConfig)}
 
 
+def export_state(model: Sem2NeRF) -> dict[str, dict[str, Tensor]]:
+    """What a shipped file holds: the weights and the average code, without what follows from the encoder's shape."""
+    return {"model": {key: value for key, value in model.state_dict().items() if key.rpartition(".")[2] not in CONSTANTS}}
+
+
 def with_constants(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A state dict with the tensors that follow from the encoder's shape, which small files leave out."""
-    constants = {key: value for key, value in model.state_dict().items() if key.rpartition(".")[2] in ("attn_mask", "relative_position_index")}
+    constants = {key: value for key, value in model.state_dict().items() if key.rpartition(".")[2] in CONSTANTS}
     return constants | state

@@ -5,6 +5,7 @@ A checkpoint is {"state_dict": encoder.* and decoder.*, "opts": every option of 
 """
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor, nn
 from common.checkpoint import Opened
 from common.errors import InputError
 from common.files import replacing
+from common.pigan import SirenConfig, average_codes
 from common.published import tensors
+from sem2nerf.swin import SwinConfig
 
 SAME_NAMES = ("dataset_type", "pigan_curriculum_type", "pigan_zdim", "use_merged_labels", "use_contour", "label_nc", "input_nc", "src_input_size",
               "start_from_latent_avg")
@@ -58,7 +61,6 @@ def model_state(opened: Opened, model: nn.Module) -> dict[str, Tensor]:
     state = tensors(data["state_dict"], where)
     average = data.get("latent_avg")
     if average is None:
-        from common.pigan import average_codes
         model.siren.load_state_dict(decoder_state(opened))
         average = average_codes(model.siren)
     if not isinstance(average, list | tuple) or len(average) != 2 or not all(isinstance(code, Tensor) for code in average):
@@ -94,7 +96,12 @@ def optimizer_state(data: dict, optimizer: torch.optim.Optimizer, where: str) ->
 
 
 def export(model: nn.Module, path: str | Path) -> None:
-    """Write a model as the release's scripts read one: weights under their names, the options, the average code."""
+    """Write a model as the release's scripts read one: weights under their names, the options, the average code.
+
+    Raises InputError for networks of other widths, which those scripts cannot build.
+    """
+    if model.encoder.config != replace(SwinConfig(), in_chans=model.config.input_nc) or model.siren.config != SirenConfig():
+        raise InputError(f"{path}: the authors' programs build the published sizes alone; write a .safetensors")
     state, stored = {key: value.cpu() for key, value in model.state_dict().items()}, {name: getattr(model.config, name) for name in SAME_NAMES}
     average = state.pop("latent_avg")
     with replacing(path) as temporary:

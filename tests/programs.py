@@ -18,7 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["pytest", "torch._dynamo", "torch.utils.tensorboard", "sof.train", "sof.eval", "sof.render", "gof.train", "gof.render", "geopifu.train"])
+_server.set_forkserver_preload(["pytest", "torch._dynamo", "torch.utils.tensorboard", "sof.train", "sof.eval", "sof.render", "gof.train", "gof.render",
+                                "geopifu.train", "sem2nerf.train", "sem2nerf.render"])
 
 
 @dataclass

@@ -114,3 +114,14 @@ def test_masks_that_cannot_be(world, tmp_path):
 def test_a_mask_of_one_label_is_drawn(world, tmp_path):
     write_png(tmp_path / "blank.png", np.zeros((20, 20), np.uint8))
     assert render(world, tmp_path, tmp_path / "blank.png").code == 0
+
+
+def test_small_files_of_a_model(world, tmp_path):
+    """Half the numbers' size, no constants, the same model; the authors' container is for the published size."""
+    source, target = world / "faces_9.safetensors", tmp_path / "again.safetensors"
+    done = programs.run(tmp_path / "elsewhere", "scripts/convert.py", "sem2nerf", source, target, "--half")
+    assert done.code == 0, done.err
+    before, after = load(source), load(target)
+    assert before.config == after.config and all(torch.equal(value, after.state_dict()[key]) for key, value in before.state_dict().items())
+    assert target.stat().st_size < source.stat().st_size
+    programs.refused(programs.run(tmp_path, "scripts/convert.py", "sem2nerf", source, tmp_path / "a.pth"), "a.pth", "published sizes")
