@@ -57,6 +57,7 @@ class TrainConfig(ModelConfig, Weights, RunConfig):
     ray_max_scale: float = option(1.0, "greatest scale", low=0)
     no_ray_random_shift: bool = option(False, "patches stay in the middle of the picture")
     published_patches: bool = option(False, "the release's defect: patches slide along one diagonal only, all of a batch have one scale")
+    published: bool = option(False, "every behaviour of the release that is repaired here: all published_... options")
     pigan_train_hs: bool = option(False, "as many fine samples where the coarse weights are")
     pigan_train_lvd: bool = option(False, "colours as seen from the front, from everywhere")
     train_rand_pose_prob: float = option(0.2, "share of the samples that are seen from a random extreme camera, where there is a discriminator", low=0)
@@ -132,6 +133,8 @@ def checked(config: TrainConfig) -> TrainConfig:
     """The config with `exp_dir` spelled out and every empty option of the model filled in. Raises InputError for what is missing or does not go together."""
     if config.exp_dir:
         config = replace(config, logging_root=str(Path(config.exp_dir).parent), name=Path(config.exp_dir).name, exp_dir="")
+    if config.published:
+        config = replace(config, published_patches=True, published_contour=True)
     if bool(config.decoder) == bool(config.checkpoint_path):
         raise InputError("--decoder: name the generator to freeze, as --decoder PATH, or a whole model to go on from, as --checkpoint_path PATH; not both")
     if config.continue_training and not config.checkpoint_path:

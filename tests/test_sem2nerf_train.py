@@ -107,7 +107,7 @@ def test_ranks_and_parts_change_no_draw(world, tmp_path):
 
 @pytest.mark.parametrize("options", [
     {"patch_train": False, "train_rand_pose_prob": 0}, {"start_from_latent_avg": False, "use_contour": False, "use_merged_labels": False},
-    {"use_cond_dis": True, "optim_name": "adamw", "scheduler_name": "cosine"}, {"published_patches": True, "published_contour": True, "pigan_train_hs": True},
+    {"use_cond_dis": True, "optim_name": "adamw", "scheduler_name": "cosine"}, {"published": True, "pigan_train_hs": True},
     {"train_decoder": True, "pigan_train_lvd": True, "no_ray_random_shift": True}, {"dis_lambda": 0, "l1_lambda": 1, "lpips_lambda": 0, "lpips": "alex"},
     {"recompute": True, "drop_path_rate": 0, "accumulate": 2}, {"alpha": "occupancy", "decoder": "occupancy.safetensors"},
 ], ids=lambda options: "+".join(options))
