@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ from tests.conftest import flags
 TRAIN = "op3d/train.py"
 BRIEF = {"config_filepath": programs.ROOT / "configs" / "op3d" / "tiny.yml", "device": "cpu", "plane_side": 8, "cmax": 4, "z_dim": 4, "w_dim": 8,
          "img_resolution": 8, "neural_rendering_resolution_initial": 8, "depth_resolution": 4, "depth_resolution_importance": 4, "batch_size": 4,
-         "mbstd_group": 2, "d_reg_every": 3, "density_reg_every": 2, "max_steps": 6, "steps_til_ckpt": 2, "keep_ckpts": 20, "pictures_every": 12, "log_every": 1}
+         "mbstd_group": 2, "d_reg_every": 3, "density_reg_every": 2, "max_steps": 6, "steps_til_ckpt": 2, "keep_ckpts": 20, "pictures_every": 12,
+         "log_every": 1}
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +29,8 @@ def discs(tmp_path_factory) -> Path:
     path, azimuths = tmp_path_factory.mktemp("a folder") / "discs.zip", torch.linspace(1.2, 1.9, 12)
     rows, columns = np.mgrid[:8, :8] - 3.5
     pictures = [np.where(((columns - 3 * (h - 1.55)) ** 2 + rows**2 < 6)[..., None], [200, 120, 60], 20).astype(np.uint8) for h in azimuths.numpy()]
-    write_eg3d_zip(path, ((f"{i:02d}.png", encode_png(picture)) for i, picture in enumerate(pictures)), eg3d_cameras(azimuths, torch.full((12,), 1.5), (0, 0, 0.2), 2.7))
+    cameras = eg3d_cameras(azimuths, torch.full((12,), 1.5), (0, 0, 0.2), 2.7)
+    write_eg3d_zip(path, ((f"{i:02d}.png", encode_png(picture)) for i, picture in enumerate(pictures)), cameras)
     return path
 
 
@@ -65,7 +66,7 @@ def test_every_phase_has_its_turn(straight):
     assert [line["images"] for line in losses] == [4 * n for n in range(1, 7)]
     assert ["G/density" in line for line in losses] == [True, False] * 3 and ["D/reg" in line for line in losses] == [True, False, False] * 2
     assert len(list((straight / "pictures").glob("samples_*.png"))) == 2
-    assert end_of(straight)["ada"]["p"] != end_of(straight, 2)["ada"]["p"] or end_of(straight)["ada"]["batches"] == 2
+    assert end_of(straight)["ada"]["batches"] == 2                             # since the probability moved, after four
 
 
 def test_a_stopped_run_ends_as_one_never_stopped(discs, straight, tmp_path):
@@ -83,7 +84,7 @@ def test_a_preempted_run_says_so(discs, straight, tmp_path):
     args = brief(discs, tmp_path, "preempted", max_steps=5000)
     program = programs.start(tmp_path / "first", TRAIN, *args)
     programs.wait_for(lambda: checkpoint.numbered(tmp_path / "runs" / "preempted" / "checkpoints"))
-    program.process.send_signal(signal.SIGTERM) if hasattr(program.process, "send_signal") else program.process.terminate()
+    program.process.terminate()                                                # SIGTERM
     assert program.wait().code == 75
 
 
