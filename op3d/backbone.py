@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from common.layers.fir import doubled
+from common.layers.siren import affine
 from common.layers.stylegan2 import Mapping, bias_act
 from common.layers.stylegan2_blocks import Noise, SynthesisBlock, ToRgb, at_precision
 
@@ -39,8 +40,9 @@ class ToPlanes(ToRgb):
     def forward(self, x: Tensor, coordinates: Tensor) -> Tensor:
         """x (N, I, S, S), coordinates (N, K, D + 2L + 1) -> (N, K O, S, S), stored channels last."""
         folded = (self.weight[:, :, 0, 0] * self.styles(coordinates)[:, :, None]).flatten(1, 2)
-        product = x.flatten(2).transpose(1, 2) @ folded.transpose(1, 2).to(x.dtype)
-        planes = bias_act(at_precision(product), self.bias.repeat(coordinates.shape[1]), clamp=self.clamp, dim=2)
+        bias = self.bias.repeat(coordinates.shape[1]).expand(len(x), 1, -1)
+        planes = affine(x.flatten(2).transpose(1, 2), folded.transpose(1, 2).to(x.dtype), bias.to(x.dtype))
+        planes = bias_act(at_precision(planes), clamp=self.clamp)
         return planes.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
 
 
