@@ -60,7 +60,8 @@ class TrainConfig(ModelConfig, LossConfig, RunConfig):
     d_reg_every: int = option(16, "steps between penalties of the discriminator's gradient", low=1)
     ema_kimg: float | None = option(None, "thousand images in which averaged weights forget half; none: 10 / 32 of the batch")
     ema_rampup: float = option(0.05, "or this part of the images seen, if that is less", low=0)
-    mirror_published: bool = option(False, "the release's defect: mirrored pictures keep their cameras")
+    published_mirror: bool = option(False, "the release's defect: mirrored pictures keep their cameras")
+    published: bool = option(False, "every behaviour of the release that is repaired here: all published_... options")
 
 
 def main(config: TrainConfig) -> None:
@@ -125,7 +126,7 @@ def main(config: TrainConfig) -> None:
 
 def pictures_of(config: TrainConfig) -> Pictures:
     """The data, which must have cameras and the size that is asked for. Raises InputError."""
-    pictures = Pictures(config.data, True, config.mirror, config.max_size, config.seed, config.mirror_published)
+    pictures = Pictures(config.data, True, config.mirror, config.max_size, config.seed, config.published_mirror)
     if pictures.side != config.img_resolution:
         raise InputError(f"--img_resolution {config.img_resolution}: the pictures of {config.data} have {pictures.side} pixels a side")
     if pictures.labels.shape[1] != LABELS:
@@ -154,6 +155,8 @@ def checked(config: TrainConfig) -> TrainConfig:
     """The config with what follows from other options. Raises InputError for options that exclude each other."""
     if config.resume and not config.resume_blur:
         config = replace(config, blur_fade_kimg=0.0, gpc_reg_fade_kimg=0.0)
+    if config.published:
+        config = replace(config, published_scale=True, published_axes=True, published_limits=True, published_mesh=True, published_mirror=True)
     if config.model == "op3d_conditional":
         raise InputError("--model op3d_conditional: trained with body conditions, which this program does not read")
     if len(config.betas) != 2:
