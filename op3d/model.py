@@ -181,7 +181,7 @@ class Generator(nn.Module):
         """colors (B, R, 32) in [-1, 1], depth and opacity (B, R) along rays (B, R, 3), `chunk` of them at once (None: all)."""
         config, rays = self.config, origins.shape[:2]
         near, far = self.limits(origins, directions)
-        uniforms = lambda u, count: torch.zeros(*rays, 0, device=origins.device) if u is None else u.expand(*rays, count)
+        uniforms = lambda u, count: torch.zeros(*rays, 0, device=origins.device) if u is None else u[..., :count].expand(*rays, count)
         inputs = (origins, directions, near, far, uniforms(draws.coarse, config.depth_resolution), uniforms(draws.fine, config.depth_resolution_importance))
         seen = in_chunks(partial(self.march, scene), *inputs, chunk=chunk or max(rays[1], 1), axis=1)
         return seen | {"depth": clamped(seen["depth"], seen.pop("first"), seen.pop("last"))}

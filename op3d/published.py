@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from common import config as options
 from common.checkpoint import load_strict
@@ -66,7 +66,11 @@ def _net(record: Record, where: str) -> Net:
 
 def build(net: Net) -> Generator | Discriminator:
     """The network, in evaluation mode. Raises InputError naming what does not fit."""
-    network = make_discriminator(net.init_kwargs) if "Discriminator" in net.class_name else make_generator(net)
+    if "Discriminator" in net.class_name:
+        embedding = net.state.get("mapping.embed.weight")     # of a conditional one longer than c_dim
+        network = make_discriminator(net.init_kwargs, 0 if embedding is None else embedding.shape[-1])
+    else:
+        network = make_generator(net)
     load_strict(network, weights(net.state, net.where), net.where)
     return network.eval()
 
@@ -139,9 +143,3 @@ def make_discriminator(init_kwargs: dict, label_dim: int | None = None) -> Discr
         init_kwargs["img_resolution"], init_kwargs.get("c_dim", LABELS) if label_dim is None else label_dim, init_kwargs.get("channel_base", 32768),
         init_kwargs.get("channel_max", 512), init_kwargs.get("num_fp16_res", 4), init_kwargs.get("conv_clamp", 256), epilogue.get("mbstd_group_size", 4),
         block.get("freeze_layers", 0), mapping.get("num_layers", 8))
-
-
-def load_published(network: nn.Module, state: dict[str, Tensor], where: str) -> nn.Module:
-    """Fill a network from a published state dict. Raises InputError naming what does not fit."""
-    load_strict(network, weights(state, where), where)
-    return network

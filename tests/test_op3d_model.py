@@ -55,10 +55,11 @@ def test_the_planes_of_one_product_are_k_modulated_convolutions():
         torch.testing.assert_close(planes[:, 6 * k:6 * k + 6], own.clamp(-1, 1))
 
 
-@pytest.mark.parametrize("model", ["op3d", "eg3d"])
+@pytest.mark.parametrize("model, changes", [
+    ("op3d", {}), ("eg3d", {}), ("op3d", {"ray_start": None, "box_warp": 0.2, "white_back": True}), ("op3d", {"depth_resolution_importance": 0})])
 @torch.no_grad()
-def test_a_scene_is_made_once_and_asked_in_any_chunks(model):
-    generator = tiny(model=model)
+def test_a_scene_is_made_once_and_asked_in_any_chunks(model, changes):
+    generator = tiny(model=model, **changes)
     ws = generator.codes(normal(2, 8), eg3d_label(cameras()))
     scene, points = generator.scene(ws), uniform(2, 50, 3) - 0.5
     assert scene.planes.shape == (2, 3 if model == "op3d" else 1, 96, 16, 16) and ws.shape[1] == generator.backbone.synthesis.count
