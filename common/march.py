@@ -20,7 +20,7 @@ from common.volume import composite, density_alphas, occupancy_alphas
 
 MISS = 1.0                                                    # depth where no surface is found: from the unit sphere to its centre
 TAU_LIMIT = 1e-4
-SPAN = 6                                                      # samples that a ray is asked for at once where it may stop
+SPAN = 4                                                      # samples that a ray is asked for at once where it may stop
 
 
 @dataclass(frozen=True)

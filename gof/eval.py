@@ -261,7 +261,8 @@ def most_frontal(names: Sequence[str], angles: Tensor) -> list[int]:
 def against_truth(generator: Generator, found: Sequence[Found], truths: Sequence[dict[str, Tensor]], cameras: Tensor) -> dict[str, float]:
     """The means of `of_picture` over pictures with true cameras [pitch, yaw] (N, 2)."""
     rows = [of_picture(generator, one, truth, camera[None]) for one, truth, camera in zip(found, truths, cameras)]
-    return {name: float(np.nanmean([row[name] for row in rows])) for name in rows[0]}
+    known = {name: [row[name] for row in rows if not math.isnan(row[name])] for name in rows[0]}
+    return {name: float(np.mean(values)) if values else math.nan for name, values in known.items()}
 
 
 def of_picture(generator: Generator, found: Found, truth: dict[str, Tensor], camera: Tensor) -> dict[str, float]:
