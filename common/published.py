@@ -29,6 +29,7 @@ from common.unpickle import Record, Unpickler, as_array, as_tensor
 __all__ = ["Record", "read", "read_npy", "read_pickle", "tensors"]
 
 MAGIC = 0x1950A86A20F9469CFC6C                              # first object of PyTorch's streams, before 1.6
+ATTEMPTS = 3                                                # to read a header, after which it stands as broken
 MOST_TENSORS, DEEPEST, LONGEST = 2**15, 100, 300            # tensors, levels and letters of a key that `tensors` puts up with
 
 
@@ -54,7 +55,7 @@ def read_npy(path: str | Path) -> Any:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
             raise UnpicklingError("is of a newer .npy version")
-        shape, fortran, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
+        shape, fortran, dtype = _header(file, np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)
         if dtype.hasobject:
             array = Unpickler(_Source(file, size), size).load()
             if type(array) is not np.ndarray:
@@ -64,6 +65,17 @@ def read_npy(path: str | Path) -> Any:
         if dtype.kind not in "biufcSU" or any(n < 0 for n in shape) or count != size - file.tell():
             raise UnpicklingError(f"does not hold the array of {str(dtype)[:40]} that its header says")
         return as_array(bytearray(file.read(count)), dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _header(file: BinaryIO, read: Callable) -> tuple:
+    """A .npy header, asked for again where CPython 3.11's parser of literals stumbles over another thread's (SystemError, gh-106905)."""
+    start = file.tell()
+    for _ in range(ATTEMPTS):
+        try:
+            return read(file)
+        except SystemError:
+            file.seek(start)
+    return read(file)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from common.meshes import load
 from tests.programs import ROOT, Done, run
 
 PLACES = "--datasetDir humanRender --meshDirSearch bodies".split()
-TRAIN = [*f"-c {ROOT}/configs/geopifu/tiny.yml --device cpu --num_threads 1 --no_num_eval --no_gen_mesh --schedule 99".split(), *PLACES]
+TRAIN = ["-c", ROOT / "configs" / "geopifu" / "tiny.yml", *"--device cpu --num_threads 1 --no_num_eval --no_gen_mesh --schedule 99".split(), *PLACES]
 SMALL = "--loadSize 64 --z_size 25 --features 16 --hourglass_dim 16 --mlp_dim 0 32 16 1 --num_sample_inout 500".split()
 GRID = "--resolution_x 43 --resolution_y 64 --resolution_z 43 --device cpu".split()
 FUSION = "--deepVoxels_fusion early --deepVoxels_c_len 56 --multiRanges_deepVoxels".split()
