@@ -80,11 +80,11 @@ def run_commands(commands: dict[str, tuple[Callable, type]], description: str, a
         argv = [default, *argv]
     script = Path(sys.argv[0]).name
     about = {name: (main.__doc__ or "").strip().partition("\n")[0] for name, (main, _) in commands.items()}
-    if not argv or argv[0] in ("-h", "--help"):
-        lines = [f"usage: {script} COMMAND ...", "", description, "", *(f"  {name:<12} {line}" for name, line in about.items())]
-        print("\n".join([*lines, "", f"{script} COMMAND --help shows the options of one."]))
-        sys.exit(0 if argv else 2)
     with exit_codes():
+        if not argv or argv[0] in ("-h", "--help"):
+            lines = [f"usage: {script} COMMAND ...", "", description, "", *(f"  {name:<12} {line}" for name, line in about.items())]
+            print("\n".join([*lines, "", f"{script} COMMAND --help shows the options of one."]), flush=True)
+            sys.exit(0 if argv else 2)
         if argv[0] not in commands:
             raise InputError(f"{argv[0]}: no such command{nearest(argv[0], commands)}")
         main, ConfigClass = commands[argv[0]]

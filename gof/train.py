@@ -126,7 +126,7 @@ def checked(config: TrainConfig) -> TrainConfig:
 def sizes(config: TrainConfig, step: int) -> tuple[int, int]:
     """The pictures of a step, and the parts that each rank computes its share in."""
     stage = stage_at(config, step)
-    return stage.batch_size, stage.batch_split
+    return stage.batch_size, stage.batch_split * config.accumulate
 
 
 def rate_groups(generator: Generator, config: TrainConfig) -> list[dict]:
