@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ import torch
 from common import checkpoint
 from common.images import write_png
 from gof.model import load
-from tests import programs
+from tests import programs, runs
 from tests.conftest import flags
+from tests.runs import same
 
 TRAIN = "gof/train.py"
 BRIEF = {"config_filepath": programs.ROOT / "configs" / "gof" / "tiny.yml", "device": "cpu", "ball_steps": 0, "hidden_dim": 8, "latent_dim": 8, "layers": 2,
@@ -39,17 +41,7 @@ def brief(faces: Path, root: Path, name: str, **options) -> list[str]:
     return [*flags({**BRIEF, "data_root": faces, "logging_root": root / "runs", "name": name, **options}), *STAGES]
 
 
-def end_of(run: Path, step: int = 12) -> dict:
-    return checkpoint.load(run / "checkpoints" / f"step_{step:08d}.pt")["state"]
-
-
-def same(one, other) -> bool:
-    """Whether two states are equal to the last bit."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+end_of = partial(runs.end_of, step=12)
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +87,7 @@ def test_two_ranks_equal_one(faces, tmp_path):
     alone, shared = (brief(faces, tmp_path, name, topk_v=1, normal_lambda=0, max_steps=8) for name in ("alone", "shared"))
     assert programs.run(tmp_path, TRAIN, *alone).code == 0
     assert [program.wait().code for program in programs.ranks(tmp_path, 2, TRAIN, *shared)] == [0, 0]
-    one, two = (end_of(tmp_path / "runs" / name, 8) for name in ("alone", "shared"))
+    one, two = (end_of(tmp_path / "runs" / name, step=8) for name in ("alone", "shared"))
     for role in ("generator", "discriminator", "ema"):
         for key, value in one[role].items():
             torch.testing.assert_close(torch.as_tensor(two[role][key]), torch.as_tensor(value), atol=2e-4, rtol=1e-3)
@@ -111,7 +103,7 @@ def test_parts_of_a_batch_average(faces, tmp_path):
         command = command[:-len(STAGES)] + ["--stage_starts", "0", "--img_size", "4", "--batch_size", "6", "--batch_split", split]
         command += ["--gen_lr", "1e-3", "--disc_lr", "1e-3"]
         assert programs.run(tmp_path, TRAIN, *command).code == 0
-        moments = end_of(tmp_path / "runs" / name, 1)["optimizer_G"]["state"]
+        moments = end_of(tmp_path / "runs" / name, step=1)["optimizer_G"]["state"]
         after[name] = torch.cat([moments[i]["exp_avg"].flatten() for i in moments])
     torch.testing.assert_close(after["split"], after["whole"], atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(after["released"], 3 * after["whole"], atol=1e-6, rtol=1e-3)
@@ -133,7 +125,7 @@ def test_a_ball_to_begin_with(faces, tmp_path):
 def test_it_starts_from_another_run(faces, straight, tmp_path):
     command = brief(faces, tmp_path, "again", load_dir=straight, set_step=5, max_steps=6)
     assert programs.run(tmp_path, TRAIN, *command, "--gen_lr", "0", "0").code == 0
-    again, before = end_of(tmp_path / "runs" / "again", 6), end_of(straight)
+    again, before = end_of(tmp_path / "runs" / "again", step=6), end_of(straight)
     assert same(again["generator"], before["generator"])
     assert again["optimizer_G"]["state"][0]["step"] == before["optimizer_G"]["state"][0]["step"] + 1
     line = json.loads((tmp_path / "runs" / "again" / "log.jsonl").read_text().splitlines()[0])
@@ -147,7 +139,7 @@ def test_it_starts_from_the_authors_files(faces, straight, tmp_path):
     torch.save(state["generator"], theirs / "generator.pth")
     torch.save(state["discriminator"], theirs / "discriminator.pth")
     assert programs.run(tmp_path, TRAIN, *brief(faces, tmp_path, "early run", load_dir=theirs, set_step=5, max_steps=6), "--gen_lr", "0", "0").code == 0
-    assert same(end_of(tmp_path / "runs" / "early run", 6)["generator"], state["generator"])
+    assert same(end_of(tmp_path / "runs" / "early run", step=6)["generator"], state["generator"])
 
 
 def test_published_arguments(faces, tmp_path):

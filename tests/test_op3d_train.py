@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from common.images import encode_png, write_eg3d_zip
 from op3d.cameras import eg3d_cameras
 from op3d.files import load
 from op3d.train import average
-from tests import programs
+from tests import programs, runs
 from tests.conftest import flags
+from tests.runs import same
 
 TRAIN = "op3d/train.py"
 BRIEF = {"config_filepath": programs.ROOT / "configs" / "op3d" / "tiny.yml", "device": "cpu", "plane_side": 8, "cmax": 4, "z_dim": 4, "w_dim": 8,
@@ -38,17 +40,7 @@ def brief(discs: Path, root: Path, name: str, **options) -> list[str]:
     return flags({**BRIEF, "data": discs, "logging_root": root / "runs", "name": name, **options})
 
 
-def end_of(run: Path, step: int = 6) -> dict:
-    return checkpoint.load(run / "checkpoints" / f"step_{step:08d}.pt")["state"]
-
-
-def same(one, other) -> bool:
-    """Whether two states are equal to the last bit."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+end_of = partial(runs.end_of, step=6)
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +97,7 @@ def test_the_averaged_weights_are_loaded_and_start_another(discs, straight, tmp_
     assert same(dict(generator.state_dict()), state["generator_ema"]) and generator.config.neural_rendering_resolution == 8
     done = programs.run(tmp_path / "again", TRAIN, *brief(discs, tmp_path, "again", resume=straight, max_steps=2, glr=0, dlr=0))
     assert done.code == 0, done.err
-    again = end_of(tmp_path / "runs" / "again", 2)
+    again = end_of(tmp_path / "runs" / "again", step=2)
     assert all(torch.equal(again["generator"][name], value) for name, value in state["generator"].items() if not name.endswith("w_avg"))
 
 

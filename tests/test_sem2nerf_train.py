@@ -4,6 +4,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ import torch
 
 from common import checkpoint
 from sem2nerf.model import load
-from tests import programs
+from tests import programs, runs
 from tests.conftest import flags
+from tests.runs import same
 from tests.sem2nerf_faces import ENCODER, write_decoder, write_faces
 
 TRAIN = "sem2nerf/train.py"
@@ -36,17 +38,7 @@ def brief(world: Path, root: Path, name: str, **options) -> list[str]:
     return [*flags({option: value for option, value in given.items() if value is not None}), *ENCODER]
 
 
-def end_of(run: Path, step: int = 6) -> dict:
-    return checkpoint.load(run / "checkpoints" / f"step_{step:08d}.pt")["state"]
-
-
-def same(one, other) -> bool:
-    """Whether two states are equal to the last bit."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+end_of = partial(runs.end_of, step=6)
 
 
 def lines_of(run: Path) -> list[dict]:
@@ -72,7 +64,7 @@ def test_losses_validations_and_pictures_are_kept(straight):
 
 
 def test_the_encoder_learns_and_the_decoder_does_not(world, straight):
-    model, first = load(straight), end_of(straight, 2)["model"]
+    model, first = load(straight), end_of(straight, step=2)["model"]
     assert model.encoder.head.weight.any() and not torch.equal(first["encoder.head.bias"], model.encoder.head.bias)
     decoder = checkpoint.open_checkpoint(world / "decoder.safetensors").data["generator"]
     assert all(torch.equal(model.decoder.state_dict()[key], value) for key, value in decoder.items())
@@ -133,7 +125,7 @@ def test_it_starts_from_another_run(world, straight, tmp_path):
     options = {"decoder": None, "checkpoint_path": straight, "learning_rate": 0, "max_steps": 7}
     assert programs.run(tmp_path, TRAIN, *brief(world, tmp_path, "on", **options, continue_training=True)).code == 0
     assert [line["step"] for line in lines_of(tmp_path / "runs" / "on")] == [7]
-    on, before = end_of(tmp_path / "runs" / "on", 7), end_of(straight)
+    on, before = end_of(tmp_path / "runs" / "on", step=7), end_of(straight)
     assert same(on["model"], before["model"]) and on["optimizer"]["state"][0]["step"] == before["optimizer"]["state"][0]["step"] + 1
     programs.refused(programs.run(tmp_path, TRAIN, *brief(world, tmp_path, "other", **options, use_contour=False)), "--use_contour False", straight)
 
